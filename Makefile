@@ -1,0 +1,44 @@
+# Two commands set everything up from a fresh clone: make demo, make test.
+PYTHON ?= python3
+BIN := .venv/bin
+# Flower's telemetry and update check stay off in every target; lepton_fl switches them off by itself too.
+export FLWR_TELEMETRY_ENABLED := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test test-slow check fix protos drift pins clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/installed ## four hospitals train a private model; results in outputs/demo
+	$(BIN)/lepton-sim output=outputs/demo
+
+test: .venv/installed ## the test suite
+	$(BIN)/python -m pytest
+
+test-slow: .venv/installed ## the tests that take more than half a minute each
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/installed drift ## style, types, layers, generated code
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layers.py
+
+fix: .venv/installed ## let ruff mend what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+pins: .venv/installed ## write constraints.txt from what is installed
+	(echo "# Exact versions that make installs with; regenerate with: make pins"; \
+	 $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' | sort -f) > constraints.new
+	mv constraints.new constraints.txt
+
+clean: ## remove everything that was made here
+	rm -rf .venv outputs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The institution's side of a federation."""

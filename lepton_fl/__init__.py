@@ -1,0 +1,1 @@
+"""Federated learning for institutions that may not show anyone their records."""

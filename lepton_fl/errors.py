@@ -1,0 +1,60 @@
+"""Errors: one class per decision a caller can take, each with its exit code.
+
+A `LeptonError` reaches the terminal as one line, `error: what happened; what is safe; what to do`.
+`docs/exit-codes.md` lists the codes. Messages never carry data, keys or norms of private updates.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class LeptonError(Exception):
+    """Something a person can act on; everything else that is raised is a bug."""
+
+    exit_code = 1
+
+
+class ConfigError(LeptonError):
+    """The configuration asks for something that cannot be done, or not safely."""
+
+    exit_code = 2
+
+
+class BudgetSpent(LeptonError):
+    """The next step would break the promise made to the people in the data."""
+
+    exit_code = 3
+
+
+class DataError(LeptonError):
+    """The data does not fit the task's schema."""
+
+    exit_code = 4
+
+
+class UnsupportedModel(LeptonError):
+    """The model cannot be trained with a bound on each record's influence."""
+
+    exit_code = 5
+
+
+class TrainingFailed(LeptonError):
+    """No round produced a model: every reply was missing or refused."""
+
+    exit_code = 6
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Turn a `LeptonError` into one line on stderr and its exit code; Ctrl-C into 130."""
+    try:
+        yield
+    except LeptonError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("error: interrupted; files already written are whole; run the command again\n")
+        raise SystemExit(130) from None

@@ -1,0 +1,1 @@
+"""Evaluation: integer counts at each institution, every figure computed from their sum."""

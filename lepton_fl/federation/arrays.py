@@ -1,0 +1,84 @@
+"""Models as named float32 arrays, and the checks on arrays that someone else sent."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from lepton_fl.flower import Array, ArrayRecord
+
+Template = Mapping[str, tuple[int, ...]]
+"""Every parameter's name and shape; all are float32."""
+
+_LARGEST_HEADER = 1 << 12
+
+
+class BadArrays(ValueError):
+    """Arrays that are not this model's; the message names the array, never a value."""
+
+
+def template_of(model: nn.Module) -> Template:
+    """What a reply's arrays must look like."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def to_arrays(model: nn.Module) -> ArrayRecord:
+    """The model's values, as Flower carries them."""
+    return ArrayRecord({name: Array(tensor.detach().cpu().numpy()) for name, tensor in model.state_dict().items()})
+
+
+def load_arrays(model: nn.Module, arrays: ArrayRecord) -> None:
+    """Set the model's values from checked arrays, in place.
+
+    Raises:
+        BadArrays: names, shapes or types differ from the model's, or a value is not finite.
+    """
+    values = checked(arrays, template_of(model))
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in values.items()})
+
+
+def checked(arrays: ArrayRecord, template: Template) -> dict[str, npt.NDArray[np.float32]]:
+    """The arrays' values in the template's order, after every property was checked before use.
+
+    Raises:
+        BadArrays: what differs, and in which array.
+    """
+    if set(arrays) != set(template):
+        odd = sorted(set(arrays) ^ set(template))
+        raise BadArrays(f"the parameters are not this model's: {_short(odd[0])} is missing or unknown")
+    return {name: _values(name, arrays[name].data, shape) for name, shape in template.items()}
+
+
+def _values(name: str, data: bytes, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Parse one .npy blob; the header is compared before anything is allocated from it."""
+    expected_bytes = 4 * int(np.prod(shape, dtype=object))
+    if len(data) > expected_bytes + _LARGEST_HEADER:
+        raise BadArrays(f"{name} has {len(data)} bytes where {expected_bytes} are due")
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        found_shape, is_fortran, dtype = read_header(stream, max_header_size=_LARGEST_HEADER)
+    except (ValueError, EOFError) as error:
+        raise BadArrays(f"{name} is not an array") from error
+    if dtype != np.dtype("<f4"):
+        raise BadArrays(f"{name} has the type {_short(str(dtype))}, not float32")
+    if tuple(found_shape) != shape:
+        raise BadArrays(f"{name} has the shape {_short(str(found_shape))}, not {shape}")
+    body = data[stream.tell() :]
+    if len(body) != expected_bytes:
+        raise BadArrays(f"{name} has {len(body)} bytes of values where {expected_bytes} are due")
+    values = np.frombuffer(body, dtype="<f4").reshape(shape, order="F" if is_fortran else "C").copy(order="C")
+    if not np.isfinite(values).all():
+        raise BadArrays(f"{name} has values that are not finite")
+    return values
+
+
+def _short(text: str) -> str:
+    """A peer's text, bounded and printable, before it reaches a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:60])

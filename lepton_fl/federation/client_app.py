@@ -1,0 +1,92 @@
+"""The institution's side of a round, as a Flower ClientApp: train on request, count on request."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from lepton_fl.evaluation.counts import count
+from lepton_fl.federation.arrays import load_arrays, to_arrays
+from lepton_fl.flower import ClientApp, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from lepton_fl.privacy.randomness import Randomness
+from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY
+from lepton_fl.training.clipped_sum import OpacusClippedSum
+from lepton_fl.training.examples import Site
+from lepton_fl.training.local import LocalTask
+from lepton_fl.training.plain import train_plainly
+from lepton_fl.training.private import Mechanism, train_privately
+from lepton_fl.training.settings import Training
+
+DECLARED_WEIGHT = 1  # under privacy every institution weighs the same, since its record count is private
+
+
+@dataclass(frozen=True)
+class ClientProgram:
+    """What an institution agreed to run: its own installed code, configured by declared settings."""
+
+    model: nn.Module  # the architecture; its values are overwritten by every message
+    outputs: int
+    training: Training
+    mechanism: Mechanism | None  # None under privacy=none
+    randomness: Randomness
+
+
+def client_app(program: ClientProgram, sites: Mapping[str, Site]) -> ClientApp:
+    """A ClientApp for these sites; `context.node_config["institution"]` says whose turn it is."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return answer_training(program, sites[str(context.node_config["institution"])], message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return answer_evaluation(program, sites[str(context.node_config["institution"])], message)
+
+    return app
+
+
+def answer_training(program: ClientProgram, site: Site, message: Message) -> Message:
+    """Train from the message's model; the reply holds the new model and a weight.
+
+    Under privacy the reply is a function of the noisy sums alone: the weight is declared and no loss is
+    told. Without privacy it holds the number of training records and their mean loss.
+    """
+    load_arrays(program.model, message.content.array_records["arrays"])
+    task = _local_task(program, site, message.content.config_records["config"])
+    with torch.random.fork_rng(devices=[]):
+        # Layers that draw (dropout) use torch's own generator; this keeps them apart and repeatable.
+        torch.manual_seed(task.randomness.stream("layers").integer())
+        if program.mechanism is not None:
+            train_privately(program.model, site.train, program.training, program.mechanism, OpacusClippedSum(), task)
+            metrics = MetricRecord({WEIGHT_KEY: DECLARED_WEIGHT})
+        else:
+            loss = train_plainly(program.model, site.train, program.training, task)
+            metrics = MetricRecord({WEIGHT_KEY: len(site.train), TRAIN_LOSS_KEY: loss})
+    content = RecordDict({"arrays": to_arrays(program.model), "metrics": metrics})
+    return Message(content, reply_to=message)
+
+
+def answer_evaluation(program: ClientProgram, site: Site, message: Message) -> Message:
+    """Count the hold-out under the message's model."""
+    load_arrays(program.model, message.content.array_records["arrays"])
+    counts = count(program.model, site.holdout, program.outputs, program.training.physical_batch)
+    metrics = MetricRecord(
+        {WEIGHT_KEY: counts.records, "loss-sum": counts.loss_sum, "counts": counts.table.ravel().tolist()}
+    )
+    return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+
+def _local_task(program: ClientProgram, site: Site, config: ConfigRecord) -> LocalTask:
+    round = config["server-round"]
+    proximal_mu = config.get("proximal-mu", 0.0)
+    # The server's message is input like any other: a wrong number is refused, not trained with.
+    if not isinstance(round, int) or round < 1:
+        raise ValueError("server-round is not a positive integer")
+    if not isinstance(proximal_mu, (int, float)) or not 0 <= proximal_mu < math.inf:
+        raise ValueError("proximal-mu is not a number >= 0")
+    return LocalTask(round, float(proximal_mu), program.randomness.within(site.institution, round))

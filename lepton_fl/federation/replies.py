@@ -1,0 +1,123 @@
+"""What comes back from an institution, checked before a strategy sees it.
+
+A reply is hostile until its names, shapes, types and values were checked. What fails is left out with the
+institution named, and the round goes on with the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from lepton_fl.evaluation.counts import Counts
+from lepton_fl.federation.arrays import BadArrays, Template, checked
+from lepton_fl.flower import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY
+
+LARGEST_LOSS = 1e6  # nats per record; a larger one is a broken model or a lie
+
+
+class BadReply(ValueError):
+    """A reply that is left out; the message says why, never a value."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What replies of this run must look like."""
+
+    template: Template
+    counts_shape: tuple[int, int]
+    weight_cap: int  # the most an institution's claimed weight can count
+    with_loss: bool  # privacy=none: replies tell the training loss
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """Replies apart: what can be used, in the order of node ids, and why the rest cannot."""
+
+    usable: list[Message]
+    refused: dict[str, str]  # institution: reason
+
+
+def sort_replies(replies: Iterable[Message], names: Mapping[int, str], expected: Expected) -> Sorted:
+    """Check and clean every training reply; sums of floats depend on order, so ids decide it."""
+    usable: dict[int, Message] = {}
+    refused: dict[str, str] = {}
+    for reply in replies:
+        node_id = reply.metadata.src_node_id
+        name = names.get(node_id)
+        if name is None or node_id in usable:
+            refused[name or f"node {node_id}"] = "a reply that nobody asked for"
+            continue
+        try:
+            usable[node_id] = _clean(reply, expected)
+        except (BadReply, BadArrays) as error:
+            refused[name] = str(error)
+    return Sorted([usable[node_id] for node_id in sorted(usable)], refused)
+
+
+def _clean(reply: Message, expected: Expected) -> Message:
+    """The reply rebuilt from checked values alone, its weight capped."""
+    content = _content(reply)
+    if list(content.array_records) != ["arrays"]:
+        raise BadReply("it does not hold exactly one set of parameters")
+    metrics = _metrics(content)
+    values = checked(content.array_records["arrays"], expected.template)
+    weight = _number(metrics, WEIGHT_KEY)
+    if not 0 < weight < math.inf:
+        raise BadReply("its weight is not a positive number")
+    kept = MetricRecord({WEIGHT_KEY: min(weight, expected.weight_cap)})
+    if expected.with_loss:
+        loss = _number(metrics, TRAIN_LOSS_KEY)
+        if not 0 <= loss <= LARGEST_LOSS:
+            raise BadReply("its training loss is out of range")
+        kept[TRAIN_LOSS_KEY] = loss
+    arrays = ArrayRecord({name: Array(value) for name, value in values.items()})
+    reply.content = RecordDict({"arrays": arrays, "metrics": kept})
+    return reply
+
+
+def counts_of(reply: Message, expected: Expected) -> Counts:
+    """The counts in an evaluation reply.
+
+    Raises:
+        BadReply: wrong length, negative counts, more records than the weight cap, a loss out of range.
+    """
+    metrics = _metrics(_content(reply))
+    cells = metrics.get("counts")
+    rows, columns = expected.counts_shape
+    if not isinstance(cells, list) or len(cells) != rows * columns:
+        raise BadReply("its counts do not have the expected length")
+    if not all(type(cell) is int and 0 <= cell <= expected.weight_cap for cell in cells):
+        raise BadReply("its counts are not whole numbers between 0 and the weight cap")
+    table = np.array(cells, dtype=np.int64).reshape(expected.counts_shape)
+    loss_sum = float(_number(metrics, "loss-sum"))
+    if not 0 <= loss_sum <= LARGEST_LOSS * max(1, int(table.sum())):
+        raise BadReply("its loss is out of range")
+    return Counts(table, loss_sum)
+
+
+def _content(reply: Message) -> RecordDict:
+    if reply.has_error():
+        raise BadReply(f"it failed: {_printable(reply.error.reason)}")
+    return reply.content
+
+
+def _metrics(content: RecordDict) -> MetricRecord:
+    if list(content.metric_records) != ["metrics"]:
+        raise BadReply("it does not hold exactly one set of metrics")
+    return content.metric_records["metrics"]
+
+
+def _number(metrics: MetricRecord, key: str) -> int | float:
+    value = metrics.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise BadReply(f"{key} is not a finite number")
+    return value
+
+
+def _printable(text: object) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:120])

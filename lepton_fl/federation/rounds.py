@@ -1,0 +1,157 @@
+"""The rounds of a run: Flower's strategy, wrapped so that nothing unchecked reaches it.
+
+`Rounds` is itself a Flower Strategy. It asks the wrapped one whom to train and how to aggregate, and adds
+what a federation of strangers needs: replies are checked and capped, their order is fixed, evaluation
+counts are pooled, privacy is charged for every institution that was *asked* (it may have trained even if
+its reply never came), and each round ends in one report.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
+
+import numpy as np
+
+from lepton_fl.errors import TrainingFailed
+from lepton_fl.evaluation.counts import Counts
+from lepton_fl.evaluation.metrics import Metrics, from_counts
+from lepton_fl.federation.replies import BadReply, Expected, counts_of, sort_replies
+from lepton_fl.flower import (
+    AggregationError,
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Grid,
+    InconsistentMessageReplies,
+    Message,
+    MetricRecord,
+    strategies,
+)
+from lepton_fl.privacy.randomness import Randomness
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """What happened in one round."""
+
+    round: int
+    cohort: tuple[str, ...] = ()
+    replied: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)  # institution: reason
+    metrics: Metrics | None = None
+    metrics_by_institution: Mapping[str, Metrics] = field(default_factory=dict)
+    epsilon: float | None = None  # spent by the institution that was asked most often; None without privacy
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the rounds need to know of the federation they serve."""
+
+    names: Mapping[int, str]  # node id: institution
+    expected: Expected
+    randomness: Randomness  # decides the cohort
+    epsilon_after: Callable[[int], float] | None  # of an institution asked in this many rounds
+    on_round: Callable[[RoundReport], None]
+    clock: Callable[[], float] = time.monotonic
+
+
+class Rounds(strategies.Strategy):
+    """Flower's strategy between checks."""
+
+    def __init__(self, inner: strategies.Strategy, run: Run) -> None:
+        self._inner = inner
+        self._run = run
+        self._asked: Counter[str] = Counter()
+        self._began = run.clock()
+        self._report = RoundReport(0)
+        self.reports: list[RoundReport] = []
+
+    def summary(self) -> None:
+        """Flower's own summary goes to its log, which is silent by default."""
+        self._inner.summary()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask the round's cohort to train."""
+        self._began = self._run.clock()
+        # Flower samples with the global generator; a stream of this round makes the draw repeatable
+        # with a seed and unpredictable without one.
+        random.seed(self._run.randomness.within(server_round).stream("cohort").integer())
+        messages = list(self._inner.configure_train(server_round, arrays, config, grid))
+        cohort = tuple(sorted(self._run.names[m.metadata.dst_node_id] for m in messages))
+        self._asked.update(cohort)
+        self._report = RoundReport(server_round, cohort=cohort)
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Check the replies and hand the good ones to the wrapped strategy."""
+        names = self._run.names
+        checked = sort_replies(replies, names, self._run.expected)
+        replied = tuple(sorted(names[m.metadata.src_node_id] for m in checked.usable))
+        self._report = replace(self._report, replied=replied, refused=checked.refused)
+        try:
+            arrays, metrics = self._inner.aggregate_train(server_round, checked.usable)
+        except (AggregationError, InconsistentMessageReplies) as error:
+            raise TrainingFailed(
+                f"round {server_round} could not be aggregated: {error}; the model of round {server_round - 1} is "
+                "the last one; choose another strategy or more institutions"
+            ) from error
+        return self._as_float32(arrays, server_round), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask every institution to count its hold-out."""
+        return list(self._inner.configure_evaluate(server_round, arrays, config, grid))
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Pool the counts, close the round, report it."""
+        counts, refused = self._counts(replies)
+        pooled = from_counts(reduce(add, counts.values())) if counts else None
+        asked_most = max(self._asked.values(), default=0)
+        report = replace(
+            self._report,
+            refused={**self._report.refused, **refused},
+            metrics=pooled,
+            metrics_by_institution={name: from_counts(counts[name]) for name in sorted(counts)},
+            epsilon=self._run.epsilon_after(asked_most) if self._run.epsilon_after else None,
+            seconds=self._run.clock() - self._began,
+        )
+        self.reports.append(report)
+        self._run.on_round(report)
+        return None
+
+    def _counts(self, replies: Iterable[Message]) -> tuple[dict[str, Counts], dict[str, str]]:
+        counts: dict[str, Counts] = {}
+        refused: dict[str, str] = {}
+        for reply in sorted(replies, key=lambda m: m.metadata.src_node_id):
+            name = self._run.names.get(reply.metadata.src_node_id)
+            if name is None or name in counts:
+                continue
+            try:
+                counts[name] = counts_of(reply, self._run.expected)
+            except BadReply as error:
+                refused[name] = str(error)
+        return counts, refused
+
+    def _as_float32(self, arrays: ArrayRecord | None, server_round: int) -> ArrayRecord | None:
+        """Flower's adaptive strategies return float64; the model, and every reply, is float32."""
+        if arrays is None:
+            return None
+        values = {name: array.numpy().astype(np.float32) for name, array in arrays.items()}
+        if not all(np.isfinite(value).all() for value in values.values()):
+            raise TrainingFailed(
+                f"the model of round {server_round} has values that are not finite; the model of round "
+                f"{server_round - 1} is the last good one; lower the learning rates"
+            )
+        return ArrayRecord({name: Array(value) for name, value in values.items()})

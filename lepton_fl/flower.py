@@ -1,0 +1,70 @@
+"""The only door to Flower: its public names, its one private class, and its telemetry switched off.
+
+Every other module takes Flower's names from here, so that the switches below are always set before
+Flower is first imported (it reads them at import), and so that a new Flower release is checked in one
+place. `tests/test_layers.py` refuses any other import of `flwr`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import strategy as strategies
+from flwr.serverapp.exception import AggregationError, InconsistentMessageReplies
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+__all__ = [
+    "AggregationError",
+    "Array",
+    "ArrayRecord",
+    "ClientApp",
+    "ConfigRecord",
+    "Context",
+    "Error",
+    "Grid",
+    "InconsistentMessageReplies",
+    "Message",
+    "MessageType",
+    "MetricRecord",
+    "RecordDict",
+    "Run",
+    "ServerApp",
+    "enter_run",
+    "strategies",
+]
+
+# Copies of integers in flwr.common.constant, which is private: the coordinator's node id, and the
+# error code for "the ClientApp raised".
+COORDINATOR_NODE_ID = 1
+CLIENT_APP_RAISED = 2
+
+logging.getLogger("flwr").setLevel(logging.ERROR)
+
+
+def enter_run(run_id: int) -> Run:
+    """Make this process the coordinator of one run; Flower's messages cannot be built before.
+
+    The identity is class-level in Flower, hence one run per process at a time.
+    """
+    TaskIdentity.run_id = run_id
+    TaskIdentity.node_id = COORDINATOR_NODE_ID
+    TaskIdentity.task_id = 1
+    return Run.create_empty(run_id)

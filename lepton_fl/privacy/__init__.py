@@ -1,0 +1,1 @@
+"""Differential privacy: units, sampling, noise, accounting."""

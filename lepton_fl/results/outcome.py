@@ -1,0 +1,126 @@
+"""The facts of a run, before and after, as values; `docs/results.md` explains every key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lepton_fl.evaluation.metrics import Metrics
+from lepton_fl.federation.rounds import RoundReport
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a run promises about the people in the data, and why not, if it does not."""
+
+    unit: str  # whose presence is hidden; "none" without privacy
+    neighbouring_relation: str | None
+    epsilon_budget: float | None
+    delta: float | None
+    noise_multiplier: float | None
+    clipping_norm: float | None
+    sampling_rate: float | None
+    steps: int | None  # over the whole run, at one institution
+    seed: int | None
+
+    @property
+    def is_private(self) -> bool:
+        """True if the promise holds: a mechanism is in place and nobody can repeat its noise."""
+        return self.epsilon_budget is not None and self.seed is None
+
+    @property
+    def why_not(self) -> str | None:
+        """One clause, or None if the run is private."""
+        if self.epsilon_budget is None:
+            return "privacy=none: updates are exact"
+        if self.seed is not None:
+            return f"seed={self.seed}: whoever knows the seed can subtract the noise"
+        return None
+
+
+def no_claim(seed: int | None) -> Claim:
+    """What `privacy=none` promises: nothing."""
+    return Claim("none", None, None, None, None, None, None, None, seed)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known before the first round."""
+
+    task: str
+    title: str
+    model: str
+    strategy: str
+    rounds: int
+    institutions: tuple[str, ...]
+    parameters: int
+    claim: Claim
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run has to tell."""
+
+    facts: Facts
+    reports: tuple[RoundReport, ...]
+    seconds: float
+    model_sha256: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of `result.json`."""
+        facts, claim, last = self.facts, self.facts.claim, self.reports[-1]
+        return {
+            "schema": "lepton-fl/result/1",
+            "task": facts.task,
+            "model": facts.model,
+            "strategy": facts.strategy,
+            "parameters": facts.parameters,
+            "institutions": list(facts.institutions),
+            "rounds": len(self.reports),
+            "metrics": metrics_as_json(last.metrics),
+            "metrics_by_institution": {n: metrics_as_json(m) for n, m in last.metrics_by_institution.items()},
+            "evaluation": "exact counts of the hold-out, simulation only; no epsilon covers them",
+            **privacy_as_json(claim, last.epsilon),
+            "seconds": round(self.seconds, 3),
+            "model_sha256": self.model_sha256,
+        }
+
+
+def privacy_as_json(claim: Claim, accounted: float | None) -> dict[str, Any]:
+    """Epsilon with its unit and relation; null, whatever was accounted, where the run is not private."""
+    return {
+        "private": claim.is_private,
+        "not_private_because": claim.why_not,
+        "unit": claim.unit,
+        "neighbouring_relation": claim.neighbouring_relation,
+        "epsilon": accounted if claim.is_private else None,
+        "epsilon_without_seed": accounted,
+        "epsilon_budget": claim.epsilon_budget,
+        "delta": claim.delta,
+        "noise_multiplier": claim.noise_multiplier,
+        "clipping_norm": claim.clipping_norm,
+        "sampling_rate": claim.sampling_rate,
+        "steps": claim.steps,
+        "seed": claim.seed,
+    }
+
+
+def report_as_json(report: RoundReport, claim: Claim) -> dict[str, Any]:
+    """One line of `rounds.jsonl`."""
+    return {
+        "round": report.round,
+        "cohort": list(report.cohort),
+        "replied": list(report.replied),
+        "refused": dict(report.refused),
+        "metrics": metrics_as_json(report.metrics),
+        "private": claim.is_private,
+        "epsilon": report.epsilon if claim.is_private else None,
+        "epsilon_without_seed": report.epsilon,
+        "seconds": round(report.seconds, 3),
+    }
+
+
+def metrics_as_json(metrics: Metrics | None) -> Mapping[str, Any] | None:
+    """Null where nobody answered."""
+    return None if metrics is None else asdict(metrics)

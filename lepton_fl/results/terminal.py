@@ -1,0 +1,197 @@
+"""What a run says while it works: one line a round with fixed columns, or one JSON object a line.
+
+Results go to stdout, everything else to stderr. A progress bar shows on a terminal only.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from lepton_fl.evaluation.metrics import Metrics
+from lepton_fl.federation.rounds import RoundReport
+from lepton_fl.results.outcome import Claim, Facts, Outcome, privacy_as_json, report_as_json
+
+
+class Voice(Protocol):
+    """Says what happens, as it happens."""
+
+    def noticed(self, warnings: Iterable[object]) -> None:
+        """Something in the data was mended."""
+
+    def started(self, facts: Facts) -> None:
+        """Before the first round."""
+
+    def round_done(self, report: RoundReport) -> None:
+        """After each round."""
+
+    def finished(self, outcome: Outcome, folder: str) -> None:
+        """After the last round, files written."""
+
+
+class JsonVoice:
+    """`log=json`: one object a line on stdout, for machines."""
+
+    def __init__(self) -> None:
+        self._claim: Claim | None = None
+
+    def noticed(self, warnings: Iterable[object]) -> None:
+        """See `Voice`."""
+        for warning in warnings:
+            self._say({"event": "warning", "message": str(warning)})
+
+    def started(self, facts: Facts) -> None:
+        """See `Voice`."""
+        self._claim = facts.claim
+        self._say(
+            {
+                "event": "started",
+                "task": facts.task,
+                "model": facts.model,
+                "strategy": facts.strategy,
+                "rounds": facts.rounds,
+                "institutions": list(facts.institutions),
+                **privacy_as_json(facts.claim, None),
+            }
+        )
+
+    def round_done(self, report: RoundReport) -> None:
+        """See `Voice`."""
+        assert self._claim is not None  # noqa: S101 - `started` comes first
+        self._say({"event": "round", **report_as_json(report, self._claim)})
+
+    def finished(self, outcome: Outcome, folder: str) -> None:
+        """See `Voice`."""
+        self._say({"event": "finished", "output": folder, **outcome.as_json()})
+
+    @staticmethod
+    def _say(event: dict[str, object]) -> None:
+        sys.stdout.write(json.dumps(event) + "\n")
+        sys.stdout.flush()
+
+
+class PlainVoice:
+    """`log=text`: lines for people; a bar below them while a terminal watches."""
+
+    def __init__(self) -> None:
+        self._facts: Facts | None = None
+        self._write = _write_line
+        self._advance = _nothing
+
+    def noticed(self, warnings: Iterable[object]) -> None:
+        """See `Voice`."""
+        for warning in warnings:
+            sys.stderr.write(f"warning: {warning}\n")
+
+    def started(self, facts: Facts) -> None:
+        """See `Voice`."""
+        self._facts = facts
+        for line in opening(facts):
+            self._write(line)
+
+    def round_done(self, report: RoundReport) -> None:
+        """See `Voice`."""
+        assert self._facts is not None  # noqa: S101 - `started` comes first
+        self._write(round_line(report, self._facts))
+        for institution, reason in report.refused.items():
+            self._write(f"  {institution} left out: {reason}")
+        self._advance()
+
+    def finished(self, outcome: Outcome, folder: str) -> None:
+        """See `Voice`."""
+        for line in closing(outcome, folder):
+            self._write(line)
+
+    @contextmanager
+    def progress(self, rounds: int) -> Iterator[None]:
+        """Show a bar while rounds run, if stdout is a terminal; lines are printed above it."""
+        if not sys.stdout.isatty():
+            yield
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, transient=True) as bar:
+            job = bar.add_task("rounds", total=rounds)
+            self._write = lambda line: bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._advance = lambda: bar.advance(job)
+            try:
+                yield
+            finally:
+                self._write, self._advance = _write_line, _nothing
+
+
+def opening(facts: Facts) -> list[str]:
+    """The lines before the first round: who trains what, and what is promised."""
+    claim = facts.claim
+    lines = [
+        f"federation  {facts.title}: {len(facts.institutions)} institutions, {facts.model} "
+        f"({facts.parameters:,} parameters), {facts.strategy}"
+    ]
+    if claim.epsilon_budget is not None:
+        lines.append(
+            f"privacy     per {claim.unit} ({claim.neighbouring_relation}), epsilon {claim.epsilon_budget:.2f} at "
+            f"delta {claim.delta:g}, clipping norm {claim.clipping_norm:g}, noise multiplier "
+            f"{claim.noise_multiplier:.2f}, each institution adds all of it"
+        )
+    if claim.why_not:
+        lines.append(f"NOT PRIVATE {claim.why_not}")
+    return lines
+
+
+def round_line(report: RoundReport, facts: Facts) -> str:
+    """One round in fixed columns."""
+    width = len(str(facts.rounds))
+    return "  ".join(
+        [
+            f"round {report.round:>{width}}/{facts.rounds}",
+            f"cohort {len(report.cohort)}",
+            f"replied {len(report.replied)}",
+            *figures(report.metrics),
+            spent(report.epsilon, facts.claim),
+            f"{report.seconds:5.1f} s",
+        ]
+    )
+
+
+def figures(metrics: Metrics | None) -> list[str]:
+    """Loss, and AUC where there are two classes, and accuracy, in fixed widths."""
+    if metrics is None or metrics.loss is None or metrics.accuracy is None:
+        return ["no evaluation"]
+    auc = [f"auc {metrics.auc:.3f}"] if metrics.auc is not None else []
+    return [f"loss {metrics.loss:.3f}", *auc, f"accuracy {metrics.accuracy:.4f}"]
+
+
+def spent(epsilon: float | None, claim: Claim) -> str:
+    """Epsilon of budget, or that there is no promise."""
+    if not claim.is_private or epsilon is None:
+        return "not private"
+    return f"epsilon {epsilon:.2f} of {claim.epsilon_budget:.2f}"
+
+
+def closing(outcome: Outcome, folder: str) -> list[str]:
+    """The lines after the last round: each institution's hold-out, the pooled result, the files."""
+    last, facts = outcome.reports[-1], outcome.facts
+    width = max((len(name) for name in last.metrics_by_institution), default=0)
+    lines = [
+        f"  {name:<{width}}  {metrics.records:>6} held out  {'  '.join(figures(metrics))}"
+        for name, metrics in last.metrics_by_institution.items()
+    ]
+    result = "  ".join([*figures(last.metrics), spent(last.epsilon, facts.claim)])
+    return [
+        *(lines if len(lines) <= 20 else []),
+        f"result      {result}  in {outcome.seconds:.1f} s",
+        f"written     {folder}: result.json, rounds.jsonl, model.safetensors, learning_curve.png",
+    ]
+
+
+def _write_line(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _nothing() -> None:
+    """Without a terminal there is no bar to move."""

@@ -1,0 +1,65 @@
+"""The command `lepton-sim`. Its help needs no heavy library; everything else is imported on use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lepton_fl.config import App, run_app
+
+if TYPE_CHECKING:
+    from lepton_fl.simulation import SimConfig
+
+HELP = """\
+lepton-sim: the whole federation in one process; the same apps, strategies and privacy as over the network.
+
+usage: lepton-sim [SETTING=VALUE ...] [--config-dir DIR] [--multirun] [--cfg job]
+
+  lepton-sim                                          four hospitals, heart disease, epsilon 1
+  lepton-sim privacy=none                             the same without privacy, to compare
+  lepton-sim privacy.epsilon=0.5 rounds=20            a smaller budget, fewer rounds
+  lepton-sim strategy=fedadam strategy.tau=0.01       another strategy
+  lepton-sim task=mnist data.dir=DIR model=cnn privacy=none institutions=10
+  lepton-sim --config-dir my task=mine data.path=my.csv
+                                                      your own table: my/task/mine.yaml, see docs/data.md
+  lepton-sim --multirun privacy.epsilon=0.5,1,3       one run for each value
+  lepton-sim --cfg job                                print every setting with its value, run nothing
+
+task=      {task}
+model=     {model}
+strategy=  {strategy}
+privacy=   {privacy}
+
+rounds=N            rounds of training
+institutions=N      how many to make up, for a task whose data names none
+cohort_size=N       institutions asked in each round; null: all
+seed=N              reproducible, and therefore labelled not private; null: private
+data.path=FILE      a CSV (also .csv.gz) or Parquet file
+data.dir=DIR        a folder with MNIST's IDX files
+output=DIR          result.json, rounds.jsonl, model.safetensors, learning_curve.png
+log=text|json       lines for people, or one JSON object a line
+
+exit codes: 0 done, 2 configuration, 3 privacy budget, 4 data, 5 model, 6 no model trained, 130 interrupted
+"""
+
+
+def main() -> None:
+    """Run `lepton-sim` with the arguments of this process."""
+    run_app(App("sim", _schema, _run, _register, HELP), ("task", "model", "strategy", "privacy"))
+
+
+def _schema() -> type[SimConfig]:
+    from lepton_fl.simulation import SimConfig
+
+    return SimConfig
+
+
+def _run(config: SimConfig) -> None:
+    from lepton_fl.simulation import run
+
+    run(config)
+
+
+def _register() -> None:
+    from lepton_fl.simulation import register_schemas
+
+    register_schemas()

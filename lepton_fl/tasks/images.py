@@ -1,0 +1,29 @@
+"""Images with labels and no institution: shared by the image tasks."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lepton_fl.tasks.split import Partition
+from lepton_fl.tasks.task import Loaded
+from lepton_fl.training.examples import Examples, Site
+
+
+def to_examples(pixels: npt.NDArray[np.generic], labels: npt.NDArray[np.generic], brightest: float) -> Examples:
+    """Pixels scaled by their declared range 0..`brightest` to [0, 1], float32 [n, 1, height, width]."""
+    scaled = (pixels.astype(np.float32) / np.float32(brightest))[:, None]
+    return Examples(torch.from_numpy(scaled), torch.from_numpy(labels.astype(np.int64)))
+
+
+def spread(train: Examples, holdout: Examples, made_up: tuple[Partition, int]) -> Loaded:
+    """Made-up institutions with a part of each; both parts follow the same Dirichlet draw."""
+    partition, institutions = made_up
+    parts = [(part, torch.from_numpy(partition.assign(part.labels.numpy(), institutions))) for part in (train, holdout)]
+    return Loaded(
+        tuple(
+            Site(name, *(part.at((places == number).nonzero()[:, 0]) for part, places in parts))
+            for number, name in enumerate(partition.names(institutions))
+        )
+    )

@@ -1,0 +1,81 @@
+"""MNIST from the standard IDX files, plain or gzip, in `data.dir`; never part of this package.
+
+The hold-out is the standard test set, so that an accuracy can be compared with published ones. Layout:
+LeCun et al., "The MNIST database of handwritten digits": big-endian magic, sizes, then bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lepton_fl.errors import ConfigError, DataError
+from lepton_fl.models.shape import Shape
+from lepton_fl.tasks.images import spread, to_examples
+from lepton_fl.tasks.task import Loaded, Request, Task
+from lepton_fl.training.examples import Examples
+
+_IMAGES, _LABELS = 0x803, 0x801  # unsigned bytes in three, and in one dimension
+_PIXELS = (28, 28)
+_LARGEST_BYTES = 1 << 30
+
+
+@dataclass
+class Mnist(Task):
+    """`task=mnist data.dir=FOLDER`."""
+
+    def shape(self) -> Shape:
+        """See `Task.shape`."""
+        return Shape((1, *_PIXELS), 10)
+
+    def load(self, request: Request) -> Loaded:
+        """See `Task.load`."""
+        if request.source.dir is None:
+            raise ConfigError(
+                "task=mnist needs the four IDX files; nothing was read; give data.dir=FOLDER (see docs/data.md)"
+            )
+        folder = Path(request.source.dir).expanduser()
+        return spread(_read_pair(folder, "train"), _read_pair(folder, "t10k"), self.made_up(request))
+
+
+def _read_pair(folder: Path, part: str) -> Examples:
+    images = read_idx(_find(folder, f"{part}-images-idx3-ubyte"), _IMAGES)
+    labels = read_idx(_find(folder, f"{part}-labels-idx1-ubyte"), _LABELS)
+    if images.shape[1:] != _PIXELS or len(images) != len(labels) or labels.max(initial=0) > 9:
+        raise DataError(f"the {part} images and labels in {folder} do not belong together; fetch the files again")
+    return to_examples(images, labels, 255)
+
+
+def _find(folder: Path, name: str) -> Path:
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise DataError(f"there is no {name} or {name}.gz in {folder}; nothing was read; see docs/data.md")
+
+
+def read_idx(path: Path, magic: int) -> npt.NDArray[np.uint8]:
+    """The array of an IDX file, after its magic, sizes and exact length were checked.
+
+    Raises:
+        DataError: another kind of file, sizes out of reason, or a length that does not match them.
+    """
+    dimensions = magic & 0xFF
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            header = file.read(4 * (1 + dimensions))
+            found, *sizes = struct.unpack(f">{1 + dimensions}I", header)
+            count = int(np.prod(sizes, dtype=object))
+            if found != magic or not 0 < count <= _LARGEST_BYTES:
+                raise DataError(f"{path.name} is not an IDX file of the expected kind; fetch it again")
+            body = file.read(count + 1)
+    except (OSError, EOFError, zlib.error, struct.error) as error:
+        raise DataError(f"{path.name} is cut short or damaged; fetch it again") from error
+    if len(body) != count:
+        raise DataError(f"{path.name} holds {len(body)} bytes where its header says {count}; fetch it again")
+    return np.frombuffer(body, dtype=np.uint8).reshape(sizes)

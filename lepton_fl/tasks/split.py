@@ -1,0 +1,84 @@
+"""Who is held out, and which made-up bank a subject belongs to.
+
+The hold-out is a keyed hash of the subject's id: the same subject is held out in every run, on every
+machine, at every institution, whatever else is in the file, so training and hold-out never share one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lepton_fl.errors import ConfigError, DataError
+
+
+@dataclass
+class HoldOut:
+    """Which subjects are never trained on."""
+
+    key: str  # one for all institutions and runs; another key is another split
+    share: float  # of subjects held out, in (0, 1)
+
+    def __post_init__(self) -> None:
+        if not self.key:
+            raise ConfigError("holdout.key must not be empty")
+        if not 0 < self.share < 1:
+            raise ConfigError(f"holdout.share must lie between 0 and 1, got {self.share}")
+
+    def holds(self, subject: str) -> bool:
+        """True if this subject is held out: HMAC-SHA256 as a fraction of 2^64, below `share`."""
+        digest = hmac.digest(self.key.encode(), subject.encode(), hashlib.sha256)
+        return int.from_bytes(digest[:8], "big") < self.share * 2.0**64
+
+    def mask(self, subjects: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """`holds` of each subject."""
+        return np.fromiter((self.holds(subject) for subject in subjects), dtype=np.bool_, count=len(subjects))
+
+
+@dataclass
+class Partition:
+    """How records without institutions are spread over made-up ones, by a Dirichlet draw per label.
+
+    Source: Hsu et al. 2019, "Measuring the Effects of Non-Identical Data Distribution for Federated
+    Visual Classification".
+    """
+
+    prefix: str  # institutions are named prefix-1, prefix-2, ...
+    institutions: int  # how many, unless `institutions=` says otherwise
+    alpha: float  # 100 is near equal, 0.5 skewed
+    seed: int  # of the split alone; a fact about the experiment, not about privacy
+
+    def __post_init__(self) -> None:
+        if self.institutions < 1:
+            raise ConfigError(f"task.partition.institutions must be at least 1, got {self.institutions}")
+        if not 0 < self.alpha < math.inf:
+            raise ConfigError(f"task.partition.alpha must be a positive number, got {self.alpha}")
+
+    def assign(self, labels: npt.NDArray[np.int64], institutions: int) -> npt.NDArray[np.int64]:
+        """An institution number for each subject, given the subject's label."""
+        rng = np.random.default_rng(self.seed)
+        out = np.zeros(len(labels), dtype=np.int64)
+        for label in np.unique(labels):
+            members = rng.permutation(np.flatnonzero(labels == label))
+            shares = rng.dirichlet(np.full(institutions, self.alpha))
+            cuts = np.round(np.cumsum(shares)[:-1] * len(members)).astype(np.int64)
+            for number, part in enumerate(np.split(members, cuts)):
+                out[part] = number
+        empty = sorted(set(range(institutions)) - set(np.unique(out).tolist()))
+        if empty:
+            raise DataError(
+                f"the split leaves {len(empty)} of {institutions} institutions without a record; nothing was "
+                "trained; choose fewer institutions or a larger task.partition.alpha"
+            )
+        return out
+
+    def names(self, institutions: int) -> list[str]:
+        """Of the made-up institutions, padded so that they sort in order."""
+        width = len(str(institutions))
+        return [f"{self.prefix}-{number:0{width}d}" for number in range(1, institutions + 1)]

@@ -1,0 +1,231 @@
+"""A tabular task: one YAML, no code. What `examine` accepts is what is trained on.
+
+`examine` is the one function that judges a table; training and `lepton-client check` both call it, so a
+preflight that passes is a run that starts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lepton_fl.errors import ConfigError, DataError
+from lepton_fl.models.shape import Shape
+from lepton_fl.tasks.schema import Column, Label, one_hot, scale
+from lepton_fl.tasks.table import FIRST_ROW, Text, read_columns
+from lepton_fl.tasks.task import Loaded, Request, Task, Warned
+from lepton_fl.training.examples import Examples, Site
+
+
+@dataclass
+class Tabular(Task):
+    """A table: feature columns, label, whom a row is about, and where it belongs."""
+
+    columns: dict[str, Column]
+    label: Label
+    sensitive: list[str]  # columns whose groups are compared; they may also be features
+    subject: str  # column with the id of the person a row is about
+    institution: str | None  # column with the institution's name; null: made up by `partition`
+    missing: list[str]  # texts that mean "not known", besides an empty cell
+    file: str | None  # a table that ships with the package; null: data.path
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.columns:
+            raise ConfigError("task.columns must name at least one column")
+        for name in (self.label.column, self.subject, self.institution):
+            if name is not None and name in self.columns:
+                raise ConfigError(
+                    f"task.columns has {name}, which is the label, the subject or the institution; as a feature "
+                    "it would give the answer away; remove it there"
+                )
+
+    def shape(self) -> Shape:
+        """See `Task.shape`."""
+        classes = len(self.label.values)
+        return Shape((sum(column.width for column in self.columns.values()),), 1 if classes == 2 else classes)
+
+    def load(self, request: Request) -> Loaded:
+        """See `Task.load`."""
+        table = self._read(request)
+        examined = examine(self, table)
+        places, names = self._institutions(examined, request)
+        held = request.holdout.mask(examined.subjects.tolist())
+        sites = []
+        for number, name in enumerate(names):
+            here = places == number
+            sites.append(Site(name, examined.examples_where(here & ~held), examined.examples_where(here & held)))
+        _refuse_unusable(sites)
+        return Loaded(tuple(sites), examined.warnings)
+
+    def _read(self, request: Request) -> dict[str, Text]:
+        if request.source.path is not None:
+            path = Path(request.source.path).expanduser()
+        elif self.file is not None:
+            path = Path(__file__).parent / "data" / Path(self.file).name
+        else:
+            raise ConfigError("this task ships no data; nothing was read; give data.path=FILE")
+        wanted = [*self.columns, self.label.column, self.subject, *self.sensitive]
+        if self.institution is not None:
+            wanted.append(self.institution)
+        return read_columns(path, list(dict.fromkeys(wanted)))
+
+    def _institutions(self, examined: Examined, request: Request) -> tuple[npt.NDArray[np.int64], list[str]]:
+        """An institution number for each record, and the institutions' names."""
+        if examined.institutions is not None:
+            names, places = np.unique(examined.institutions, return_inverse=True)
+            if request.institutions not in (None, len(names)):
+                raise ConfigError(
+                    f"this table names {len(names)} institutions in column {self.institution}, so "
+                    f"institutions={request.institutions} cannot be made; leave it out"
+                )
+            return places.astype(np.int64), names.tolist()
+        partition, institutions = self.made_up(request)
+        # A subject's records stay together, so the split is drawn over subjects.
+        _, first, inverse = np.unique(examined.subjects, return_index=True, return_inverse=True)
+        assigned = partition.assign(examined.labels[first], institutions)
+        return assigned[inverse], partition.names(institutions)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A table that fits: encoded rows, and a count of everything that had to be mended."""
+
+    features: npt.NDArray[np.float32]  # [n, width]
+    labels: npt.NDArray[np.int64]  # [n]
+    subjects: Text  # [n]
+    institutions: Text | None  # [n]
+    warnings: tuple[Warned, ...]
+
+    def examples_where(self, chosen: npt.NDArray[np.bool_]) -> Examples:
+        """The chosen rows as tensors."""
+        return Examples(torch.from_numpy(self.features[chosen]), torch.from_numpy(self.labels[chosen]))
+
+
+def examine(task: Tabular, table: dict[str, Text]) -> Examined:
+    """Check every cell against the task's declaration and encode the rows that can be used.
+
+    Rows without a label are dropped; numbers out of bounds are clipped; undeclared categories count as
+    missing; each of these is a counted warning. What cannot be mended raises.
+
+    Raises:
+        DataError: naming column and row; never a value.
+    """
+    rows = np.arange(FIRST_ROW, FIRST_ROW + len(table[task.subject]))
+    labels, warnings = _labels(task, table[task.label.column], rows)
+    known = labels >= 0
+    table = {name: text[known] for name, text in table.items()}
+    labels, rows = labels[known], rows[known]
+    if len(set(labels.tolist())) < 2:
+        raise DataError(
+            f"column {task.label.column} has {'one class' if len(labels) else 'no label'} in {len(labels)} usable "
+            "rows; nothing was trained; a model needs both to learn from"
+        )
+    for name in (task.subject, task.institution):
+        if name is not None:
+            _refuse_where(table[name] == "", rows, f"column {name} is empty")
+    blocks = []
+    for name, column in task.columns.items():
+        block, found = _encode(name, column, table[name], (rows, task.missing))
+        blocks.append(block)
+        warnings += found
+    subjects = table[task.subject]
+    repeated = len(subjects) - len(np.unique(subjects))
+    if repeated:
+        again = np.setdiff1d(np.arange(len(subjects)), np.unique(subjects, return_index=True)[1])
+        what = "a subject with an earlier record; privacy=record protects each record, not the subject"
+        warnings.append(Warned(what, task.subject, repeated, int(rows[again[0]])))
+    institutions = table[task.institution] if task.institution is not None else None
+    return Examined(np.concatenate(blocks, axis=1), labels, subjects, institutions, tuple(warnings))
+
+
+def _labels(task: Tabular, text: Text, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], list[Warned]]:
+    """Class numbers, -1 where the label is missing; an undeclared label is an error."""
+    codes = _codes(text, task.label.values)
+    missing = _is_missing(text, task.missing)
+    _refuse_where(
+        (codes < 0) & ~missing,
+        rows,
+        f"column {task.label.column} has a label that task.label.values does not declare",
+    )
+    return codes, _warned("label missing, row left out", task.label.column, missing, rows)
+
+
+def _encode(
+    name: str, column: Column, text: Text, context: tuple[npt.NDArray[np.int64], list[str]]
+) -> tuple[npt.NDArray[np.float32], list[Warned]]:
+    rows, missing_texts = context
+    missing = _is_missing(text, missing_texts)
+    if column.values is not None:
+        codes = _codes(text, column.values)
+        unknown = (codes < 0) & ~missing
+        what = "undeclared category, taken as missing"
+        if unknown.any() and {"True", "False"} & set(column.values):
+            what += " (YAML reads an unquoted yes or no as True or False: quote them)"
+        return one_hot(codes, column), _warned(what, name, unknown, rows)
+    numbers = _numbers(name, np.where(missing, "nan", text), missing, rows)
+    assert column.low is not None and column.high is not None  # noqa: S101, PT018 - for the type checker
+    outside = (numbers < column.low) | (numbers > column.high)
+    what = f"outside the declared bounds {column.low:g}..{column.high:g}, clipped"
+    return scale(numbers, column), _warned(what, name, outside, rows)
+
+
+def _numbers(
+    name: str, text: Text, missing: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    try:
+        numbers = text.astype(np.float64)
+    except ValueError:
+        bad = np.array([not _is_number(cell) for cell in text.tolist()])
+        _refuse_where(bad, rows, f"column {name} is declared numeric and holds something that is not a number")
+        raise
+    _refuse_where(~np.isfinite(numbers) & ~missing, rows, f"column {name} holds a number that is not finite")
+    return numbers
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _codes(text: Text, values: list[str]) -> npt.NDArray[np.int64]:
+    """Position of each text among the values, -1 where it is none of them; 1, 1.0 and "1" are one value."""
+    place = {_plain(value): number for number, value in enumerate(values)}
+    return np.array([place.get(_plain(cell), -1) for cell in text.tolist()], dtype=np.int64)
+
+
+def _plain(cell: str) -> str:
+    """A whole number written with decimals, as floating-point columns export it, without them."""
+    return cell.removesuffix(".0") if cell.removesuffix(".0").lstrip("-").isdigit() else cell
+
+
+def _is_missing(text: Text, missing_texts: list[str]) -> npt.NDArray[np.bool_]:
+    return np.isin(text, ["", *missing_texts])
+
+
+def _warned(what: str, column: str, where: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64]) -> list[Warned]:
+    return [Warned(what, column, int(where.sum()), int(rows[where][0]))] if where.any() else []
+
+
+def _refuse_where(where: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64], what: str) -> None:
+    if where.any():
+        raise DataError(
+            f"{what} in {int(where.sum())} rows, first in row {int(rows[where][0])}; nothing was trained; correct "
+            "the table or the task's YAML"
+        )
+
+
+def _refuse_unusable(sites: list[Site]) -> None:
+    for site in sites:
+        if len(site.train) == 0:
+            raise DataError(
+                f"institution {site.institution} has no record to train on after the hold-out; nothing was "
+                "trained; leave it out or lower holdout.share"
+            )

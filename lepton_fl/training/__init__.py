@@ -1,0 +1,1 @@
+"""Local training: the steps an institution takes on its own records."""

@@ -1,0 +1,150 @@
+"""The sum of clipped per-record gradients: the one place where a record touches the model.
+
+`ClippedSum` is the interface of every engine; `OpacusClippedSum` computes per-record gradients with
+Opacus' hooks on the bare model, so parameter names never change and any layer Opacus knows is trained.
+
+Source: Abadi et al. 2016, "Deep Learning with Differential Privacy", algorithm 1 (flat clipping).
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lepton_fl.errors import UnsupportedModel
+from lepton_fl.training.examples import Examples, per_record_loss
+
+
+class ClippedSum(Protocol):
+    """Adds up gradients so that no record moves the sum by more than the clipping norm."""
+
+    def attach(self, model: nn.Module) -> None:
+        """Prepare the model; raises `UnsupportedModel` naming the layer that cannot be bounded."""
+
+    def add(self, batch: Examples, clipping_norm: float, out: Tensor) -> None:
+        """Add each record's gradient, scaled to norm <= `clipping_norm`, to `out`.
+
+        Args:
+            batch: n >= 1 records.
+            clipping_norm: L2 over all parameters as one vector.
+            out: float64 [d], parameters in the model's order, flattened and joined.
+
+        A record whose gradient is not finite adds nothing.
+        """
+
+    def detach(self) -> None:
+        """Leave the model as `attach` found it."""
+
+
+class OpacusClippedSum:
+    """Per-record gradients by Opacus' hooks; the reference, and right for every supported layer."""
+
+    def __init__(self) -> None:
+        self._model: nn.Module | None = None
+        self._hooks: Any = None
+
+    def attach(self, model: nn.Module) -> None:
+        """See `ClippedSum.attach`."""
+        from opacus.grad_sample.grad_sample_module import GradSampleHooks
+        from opacus.validators import ModuleValidator
+
+        _refuse_tied_parameters(model)
+        # Opacus looks at layers in training mode only, and BatchNorm is harmless outside of it.
+        model.train()
+        problems = ModuleValidator.validate(model, strict=False)
+        if problems:
+            raise UnsupportedModel(
+                f"{' '.join(str(problems[0]).split())}; nothing was trained; choose a model whose layers treat "
+                "each record alone (GroupNorm instead of BatchNorm)"
+            )
+        self._model = model
+        self._hooks = GradSampleHooks(model, batch_first=True, loss_reduction="sum")
+
+    def detach(self) -> None:
+        """See `ClippedSum.detach`."""
+        if self._model is None:
+            return
+        self._hooks.cleanup()
+        for parameter in self._model.parameters():
+            # Opacus leaves its attributes behind; a later engine on the same model would trip over them.
+            for name in ("grad_sample", "_forward_counter", "_current_grad_sample"):
+                if hasattr(parameter, name):
+                    delattr(parameter, name)
+            parameter.grad = None
+        self._model = self._hooks = None
+
+    def add(self, batch: Examples, clipping_norm: float, out: Tensor) -> None:
+        """See `ClippedSum.add`."""
+        if self._model is None:
+            raise UnsupportedModel("the model is not attached; this is a bug")
+        self._forget()
+        try:
+            with warnings.catch_warnings():
+                # The input needs no gradient, so torch warns that a full backward hook sees none for it.
+                warnings.filterwarnings("ignore", message="Full backward hook is firing")
+                per_record_loss(self._model(batch.features), batch.labels).sum().backward()
+            gradients = [self._gradient_of(name, p) for name, p in self._trained()]
+            _add_clipped(gradients, clipping_norm, out)
+        finally:
+            # An exception must leave nothing that a later step would release beside its own draw.
+            self._forget()
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        assert self._model is not None  # noqa: S101 - for the type checker; `add` has refused
+        return [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
+
+    def _gradient_of(self, name: str, parameter: nn.Parameter) -> Tensor:
+        gradient = getattr(parameter, "grad_sample", None)
+        if not isinstance(gradient, Tensor):
+            raise UnsupportedModel(
+                f"parameter {name} takes no part in the model's output, or more than once; nothing was released; "
+                "remove it or freeze it"
+            )
+        return gradient.flatten(start_dim=1)
+
+    def _forget(self) -> None:
+        for _, parameter in self._trained():
+            parameter.grad = None
+            parameter.grad_sample = None  # type: ignore[attr-defined]
+            parameter._forward_counter = 0  # type: ignore[attr-defined]
+            if hasattr(parameter, "_current_grad_sample"):
+                del parameter._current_grad_sample
+        assert self._model is not None  # noqa: S101 - for the type checker
+        for module in self._model.modules():
+            if hasattr(module, "activations"):
+                del module.activations
+
+
+def _add_clipped(gradients: list[Tensor], clipping_norm: float, out: Tensor) -> None:
+    """Scale row i of every gradient by min(1, clipping_norm / norm of row i) and add the rows up.
+
+    Args:
+        gradients: one float32 [n, size] per parameter; rows that are not finite are set to zero here,
+            since 0 * NaN would still be NaN.
+    """
+    norms = torch.stack([torch.linalg.vector_norm(g, dim=1, dtype=torch.float64) for g in gradients]).norm(dim=0)
+    bad = ~torch.isfinite(norms)
+    if bool(bad.any()):
+        for gradient in gradients:
+            gradient[bad] = 0.0
+        norms = torch.where(bad, torch.zeros_like(norms), norms)
+    factors = (clipping_norm / norms.clamp(min=clipping_norm)).float()
+    start = 0
+    for gradient in gradients:
+        size = gradient.shape[1]
+        out[start : start + size] += (factors @ gradient).double()
+        start += size
+
+
+def _refuse_tied_parameters(model: nn.Module) -> None:
+    seen: dict[nn.Parameter, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter in seen:
+            raise UnsupportedModel(
+                f"{name} and {seen[parameter]} are one tied parameter, whose per-record gradient cannot be "
+                "bounded here; nothing was trained; untie them"
+            )
+        seen[parameter] = name

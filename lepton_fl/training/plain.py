@@ -1,0 +1,44 @@
+"""Ordinary local SGD: what `privacy=none` runs at an institution.
+
+Source: McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Decentralized Data".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from lepton_fl.privacy.randomness import Stream
+from lepton_fl.training.examples import Examples, per_record_loss
+from lepton_fl.training.local import LocalTask, ProximalPull
+from lepton_fl.training.settings import Training
+
+
+def train_plainly(model: nn.Module, examples: Examples, training: Training, task: LocalTask) -> float:
+    """Take the round's number of SGD steps, in place; returns the records' mean loss before each step."""
+    optimizer = training.optimizer(model, task.round)
+    pull = ProximalPull(model, task.proximal_mu)
+    batches = _batches(len(examples), training.sampling_rate, task.randomness.stream("batches"))
+    losses, seen = 0.0, 0
+    model.train()
+    for _ in range(training.local_steps):
+        batch = examples.at(next(batches))
+        optimizer.zero_grad()
+        loss = per_record_loss(model(batch.features), batch.labels).mean()
+        loss.backward()
+        pull.add_gradient()
+        optimizer.step()
+        losses += float(loss.detach()) * len(batch)
+        seen += len(batch)
+    return losses / seen
+
+
+def _batches(records: int, sampling_rate: float, stream: Stream) -> Iterator[Tensor]:
+    """Shuffled epochs cut into batches of sampling_rate * records, for ever."""
+    size = max(1, math.ceil(sampling_rate * records))
+    while True:
+        order = torch.from_numpy(stream.permutation(records))
+        yield from order.split(size)

@@ -1,0 +1,103 @@
+"""DP-SGD: Poisson draw, clipped sum, noise, step. What `privacy=record` runs at an institution.
+
+Nothing computed from the records shapes a step other than through the noisy sum: its divisor is the
+*declared* expected batch, never the drawn size or the number of records; an empty draw is a step of noise
+alone and counts; the number of steps is declared. One call to `take_step` is one logical step however
+many physical batches it takes: an exception inside discards the whole sum.
+
+Source: Abadi et al. 2016, "Deep Learning with Differential Privacy", algorithm 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lepton_fl.privacy.noise import add_noise, clip_target
+from lepton_fl.privacy.randomness import Stream
+from lepton_fl.training.clipped_sum import ClippedSum
+from lepton_fl.training.examples import Examples
+from lepton_fl.training.local import LocalTask, ProximalPull
+from lepton_fl.training.settings import Training
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """The release of one step, as the accountant was told of it."""
+
+    noise_multiplier: float  # standard deviation of the noise / clipping norm
+    clipping_norm: float  # L2 sensitivity of the sum to one record
+    sampling_rate: float  # chance of each record to be drawn
+    expected_batch: float  # declared: what the noisy sum is divided by; never counted
+
+    @property
+    def stddev(self) -> float:
+        """Of the noise, in the units of the sum."""
+        return self.noise_multiplier * self.clipping_norm
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The two cryptographic streams of one institution's round."""
+
+    sampling: Stream
+    noise: Stream
+
+
+def train_privately(
+    model: nn.Module,
+    examples: Examples,
+    training: Training,
+    mechanism: Mechanism,
+    engine: ClippedSum,
+    task: LocalTask,
+) -> None:
+    """Take the round's declared number of private steps, in place; the engine is detached afterwards."""
+    draws = Draws(task.randomness.stream("sampling"), task.randomness.stream("noise"))
+    optimizer = training.optimizer(model, task.round)
+    pull = ProximalPull(model, task.proximal_mu)
+    engine.attach(model)
+    try:
+        for _ in range(training.local_steps):
+            release = take_step(examples, mechanism, engine, draws, (model, training.physical_batch))
+            _set_gradients(model, release / mechanism.expected_batch)
+            pull.add_gradient()
+            optimizer.step()
+    finally:
+        engine.detach()
+
+
+def take_step(
+    examples: Examples,
+    mechanism: Mechanism,
+    engine: ClippedSum,
+    draws: Draws,
+    memory: tuple[nn.Module, int],
+) -> Tensor:
+    """One release: the clipped sum over a Poisson draw plus noise, float64 [d].
+
+    Args:
+        examples: all of the institution's training records.
+        memory: the attached model, and how many records may be in memory at once.
+    """
+    model, physical_batch = memory
+    trained = [p for p in model.parameters() if p.requires_grad]
+    out = torch.zeros(sum(p.numel() for p in trained), dtype=torch.float64, device=trained[0].device)
+    target = clip_target(mechanism.clipping_norm, mechanism.stddev, out.numel())
+    drawn = torch.from_numpy(draws.sampling.bernoulli(len(examples), mechanism.sampling_rate)).nonzero()[:, 0]
+    for part in drawn.split(physical_batch) if len(drawn) else ():
+        engine.add(examples.at(part), target, out)
+    add_noise(out, mechanism.stddev, draws.noise)
+    return out
+
+
+def _set_gradients(model: nn.Module, flat: Tensor) -> None:
+    start = 0
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
+        part = flat[start : start + parameter.numel()]
+        parameter.grad = part.view_as(parameter).to(parameter.dtype)
+        start += parameter.numel()

@@ -1,0 +1,46 @@
+"""The local schedule: how many steps, on how many records, with which optimizer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from lepton_fl.errors import ConfigError
+
+
+@dataclass
+class Training:
+    """What one institution does in one round. An epoch is 1 / sampling_rate steps."""
+
+    local_steps: int  # steps per round
+    sampling_rate: float  # chance of a record to enter a step (Poisson when private), in (0, 1]
+    learning_rate: float  # of the first round
+    learning_rate_decay: float  # factor per round, in (0, 1]
+    momentum: float  # of local SGD, in [0, 1)
+    weight_decay: float  # L2, >= 0
+    physical_batch: int  # records in memory at once; changes memory and speed, never the result's meaning
+
+    def __post_init__(self) -> None:
+        checks = {
+            "local_steps must be at least 1": self.local_steps >= 1,
+            "sampling_rate must lie in (0, 1]": 0 < self.sampling_rate <= 1,
+            "learning_rate must be a positive number": 0 < self.learning_rate < math.inf,
+            "learning_rate_decay must lie in (0, 1]": 0 < self.learning_rate_decay <= 1,
+            "momentum must lie in [0, 1)": 0 <= self.momentum < 1,
+            "weight_decay must be a number >= 0": 0 <= self.weight_decay < math.inf,
+            "physical_batch must be at least 1": self.physical_batch >= 1,
+        }
+        for claim, holds in checks.items():
+            if not holds:
+                raise ConfigError(f"training.{claim}, got {getattr(self, claim.split()[0])}")
+
+    def optimizer(self, model: torch.nn.Module, round: int) -> torch.optim.SGD:
+        """SGD for one round of local training, without memory of earlier rounds."""
+        return torch.optim.SGD(
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            lr=self.learning_rate * self.learning_rate_decay ** (round - 1),
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+        )

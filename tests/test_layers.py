@@ -1,0 +1,94 @@
+"""Imports run downwards, and each framework enters through its one door."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# From the bottom up; a module imports only from its own layer's package and from lower layers.
+LAYERS = [
+    {"lepton_fl.errors", "lepton_fl.v1"},
+    {"lepton_fl.config", "lepton_fl.flower"},
+    {"lepton_fl.privacy", "lepton_fl.models"},
+    {"lepton_fl.training"},
+    {"lepton_fl.tasks", "lepton_fl.strategies", "lepton_fl.evaluation"},
+    {"lepton_fl.federation"},
+    {"lepton_fl.results"},
+    {"lepton_fl.simulation"},
+    {"lepton_fl.sim_command"},
+    {"lepton_server", "lepton_client"},
+]
+
+# A framework's name, and the only places that may import it.
+DOORS = {
+    "flwr": {"lepton_fl.flower"},
+    "omegaconf": {"lepton_fl.config"},
+    "hydra": {"lepton_fl.config"},
+    "dp_accounting": {"lepton_fl.privacy.accounting"},
+    "opacus": {"lepton_fl.training.clipped_sum"},
+    "pyarrow": {"lepton_fl.tasks.table"},
+    "matplotlib": {"lepton_fl.results.curve"},
+}
+
+NEVER = {"pickle", "cloudpickle", "dill", "shelve", "marshal"}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for base in (ROOT, ROOT / "server", ROOT / "client"):
+        for package in ("lepton_fl", "lepton_server", "lepton_client"):
+            for path in sorted((base / package).rglob("*.py")):
+                name = ".".join(path.relative_to(base).with_suffix("").parts)
+                found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return found
+
+
+def layer_of(module: str) -> int:
+    for height, members in enumerate(LAYERS):
+        if any(module == member or module.startswith(f"{member}.") for member in members):
+            return height
+    raise AssertionError(f"{module} belongs to no layer; give it one")
+
+
+def room_of(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name != "lepton_fl"])
+def test_a_module_imports_only_what_lies_below_it(module: str) -> None:
+    own = [name for name in imports(modules()[module]) if name.startswith("lepton_") and name != "lepton_fl"]
+    for name in own:
+        if room_of(name) != room_of(module):
+            assert layer_of(name) < layer_of(module), f"{module} imports {name} from its own height or above"
+
+
+@pytest.mark.parametrize("framework", sorted(DOORS))
+def test_a_framework_enters_through_its_door_alone(framework: str) -> None:
+    users = {m for m, path in modules().items() if any(i.split(".")[0] == framework for i in imports(path))}
+    assert users == DOORS[framework]
+
+
+def test_nothing_that_runs_code_from_data_is_imported() -> None:
+    for module, path in modules().items():
+        assert not {name.split(".")[0] for name in imports(path)} & NEVER, module
+
+
+def test_initialisers_hold_a_docstring_or_a_table_and_import_nothing() -> None:
+    for module, path in modules().items():
+        if path.name == "__init__.py" and ".v1" not in module:
+            assert not imports(path), module
