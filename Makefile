@@ -35,6 +35,15 @@ fix: .venv/installed ## let ruff mend what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+protos: .venv/installed ## generate lepton_fl/v1 from proto/
+	$(BIN)/python -m grpc_tools.protoc --proto_path=proto --python_out=. --pyi_out=. proto/lepton_fl/v1/*.proto
+
+drift: .venv/installed # the committed code is what proto/ generates
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+	$(BIN)/python -m grpc_tools.protoc --proto_path=proto --python_out="$$fresh" --pyi_out="$$fresh" proto/lepton_fl/v1/*.proto && \
+	diff --recursive --exclude=__pycache__ --exclude=__init__.py "$$fresh/lepton_fl/v1" lepton_fl/v1 || \
+	{ echo "error: lepton_fl/v1 is not what proto/ generates; run make protos and commit"; exit 1; }
+
 pins: .venv/installed ## write constraints.txt from what is installed
 	(echo "# Exact versions that make installs with; regenerate with: make pins"; \
 	 $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' | sort -f) > constraints.new

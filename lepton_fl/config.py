@@ -6,6 +6,7 @@ forgotten privacy setting stops the program. OmegaConf and Hydra enter the proje
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -17,6 +18,20 @@ from typing import Any, Generic, TypeVar, cast
 from lepton_fl.errors import ConfigError, LeptonError, exit_on_error
 
 T = TypeVar("T")
+
+_NEED_A_VALUE = {
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+    "--config-path",
+    "-cp",
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+}
+_OPTIONS = _NEED_A_VALUE | {"--multirun", "-m", "--resolve", "--info", "-i", "--hydra-help"}
 
 Table = Mapping[str, str]
 """A name as it is typed (`strategy=fedprox`) to the place of its dataclass (`module:Class`)."""
@@ -96,24 +111,42 @@ def run_app(app: App[T], groups: tuple[str, ...]) -> None:
         # Hydra's own page composes the configuration first, which loads everything to print a text.
         sys.stdout.write(app.help.format(**{group: " ".join(choices(group, arguments)) for group in groups}))
         return
-    _compose_and_run(app)
+    with exit_on_error():
+        _refuse_unknown_options(arguments)
+        _compose_and_run(app)
 
 
 def _compose_and_run(app: App[T]) -> None:
     import hydra
+    import yaml
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     # Hydra prints its own many-line report and exits unless told to let exceptions through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with exit_on_error():
-        try:
-            app.register_schemas()
-            hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=app.config_name)(
-                lambda composed: app.run(load(app.schema(), composed))
-            )()
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(_in_one_line(error)) from error
+
+    def job(composed: Any) -> None:
+        # Handled inside the job: Hydra would print the overrides above an exception that leaves it.
+        with exit_on_error():
+            app.run(load(app.schema(), composed))
+
+    try:
+        app.register_schemas()
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=app.config_name)(job)()
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(_in_one_line(error)) from error
+
+
+def _refuse_unknown_options(arguments: list[str]) -> None:
+    """Hydra's own parser would answer with its whole usage, most of which is not for people."""
+    last = ""
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name.startswith("-") and name not in _OPTIONS:
+            raise ConfigError(f"there is no option {name}; nothing was run; settings are written SETTING=VALUE")
+        last = argument
+    if last in _NEED_A_VALUE:
+        raise ConfigError(f"{last} needs a value; nothing was run; see {Path(sys.argv[0].split()[0]).name} --help")
 
 
 def job_number() -> int | None:
@@ -127,22 +160,36 @@ def job_number() -> int | None:
 
 
 def _in_one_line(error: BaseException) -> str:
-    """Hydra's message without its type names: what happened, then what would do."""
-    cause = error.__cause__
+    """What Hydra or OmegaConf meant, as one sentence a person can act on."""
+    command = Path(sys.argv[0].split()[0]).name
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
     # An error raised inside a dataclass's __post_init__ is the plain one; OmegaConf wraps it.
-    while cause is not None:
-        if isinstance(cause, LeptonError):
-            return str(cause)
-        cause = cause.__cause__
-    keep = []
-    for line in str(error).splitlines():
-        if line.strip().startswith(("object_type=", "reference_type=")):
-            continue
-        text = line.strip()
-        if text.startswith("full_key:"):
-            text = f"(key {text.removeprefix('full_key:').strip()})"
-        keep.append(text)
-    return f"{' '.join(part for part in keep if part)}; nothing was run; see {Path(sys.argv[0]).name} --help"
+    for link in chain:
+        if isinstance(link, LeptonError):
+            return str(link)
+    missing = getattr(error, "missing_cfg_file", None)
+    if missing is not None:
+        group, _, name = str(missing).rpartition("/")
+        options = [option for option in getattr(error, "options", None) or () if not option.endswith("_schema")]
+        near = difflib.get_close_matches(name, options, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"{group}= takes {', '.join(options)}"
+        return f"there is no {group or 'configuration'} {name}; nothing was run; {hint}"
+    # The last link is the cause; the first says which override it was.
+    texts = [" ".join(_without_type_names(str(link)).split()) for link in (error, chain[-1])]
+    if texts[0].startswith("Could not override"):
+        key = texts[0].split("'")[1]
+        return f"there is no setting {key}; nothing was run; {command} --cfg job prints every setting"
+    said = f"{texts[0]}: {texts[1]}" if texts[1] not in texts[0] else texts[0]
+    return f"{said}; nothing was run; see {command} --help"
+
+
+def _without_type_names(text: str) -> str:
+    """OmegaConf's message without the lines that name Python types."""
+    return "\n".join(
+        line for line in text.splitlines() if not line.strip().startswith(("object_type=", "reference_type="))
+    )
 
 
 def name_of(group: str) -> str:

@@ -21,6 +21,7 @@ from flwr.app import (
     Error,
     Message,
     MessageType,
+    Metadata,
     MetricRecord,
     RecordDict,
 )
@@ -43,11 +44,13 @@ __all__ = [
     "InconsistentMessageReplies",
     "Message",
     "MessageType",
+    "Metadata",
     "MetricRecord",
     "RecordDict",
     "Run",
     "ServerApp",
     "enter_run",
+    "received",
     "strategies",
 ]
 
@@ -68,3 +71,10 @@ def enter_run(run_id: int) -> Run:
     TaskIdentity.node_id = COORDINATOR_NODE_ID
     TaskIdentity.task_id = 1
     return Run.create_empty(run_id)
+
+
+def received(metadata: Metadata, body: RecordDict | Error) -> Message:
+    """A message as the link delivers it; Flower keeps this constructor for its own link."""
+    if isinstance(body, Error):
+        return Message(error=body, metadata=metadata)  # type: ignore[call-overload,no-any-return]
+    return Message(content=body, metadata=metadata)  # type: ignore[call-overload,no-any-return]

@@ -19,6 +19,7 @@ from lepton_fl.federation.local_grid import LocalGrid
 from lepton_fl.federation.replies import Expected
 from lepton_fl.federation.rounds import RoundReport, Rounds, Run
 from lepton_fl.flower import Context, Grid, RecordDict, ServerApp
+from lepton_fl.flower import strategies as flower
 from lepton_fl.models.shape import Model, Shape
 from lepton_fl.privacy import units
 from lepton_fl.privacy.accounting import Schedule, calibrate, epsilon_spent
@@ -85,7 +86,7 @@ class Plan:
     facts: Facts
     loaded: Loaded
     program: ClientProgram
-    federation: Federation
+    strategy: flower.Strategy
 
 
 def plan(config: SimConfig, names: tuple[str, str, str]) -> Plan:
@@ -119,7 +120,7 @@ def plan(config: SimConfig, names: tuple[str, str, str]) -> Plan:
         parameters=sum(parameter.numel() for parameter in program.model.parameters()),
         claim=_claim(config, program.mechanism),
     )
-    return Plan(config, facts, loaded, program, federation)
+    return Plan(config, facts, loaded, program, config.strategy.build(federation))
 
 
 def _program(config: SimConfig, shape: Shape, randomness: Randomness, institutions: int) -> ClientProgram:
@@ -148,6 +149,11 @@ def _program(config: SimConfig, shape: Shape, randomness: Randomness, institutio
 def _mechanism(config: SimConfig, privacy: RecordPrivacy, institutions: int) -> Mechanism:
     """The noise that the whole run needs, were an institution asked in every round."""
     training = config.training
+    if privacy.delta * config.task.declared_records >= 1:
+        raise ConfigError(
+            f"privacy.delta {privacy.delta:g} for about {config.task.declared_records} records allows one of them to "
+            f"be published outright; nothing was trained; set it below {1 / config.task.declared_records:.1g}"
+        )
     schedule = Schedule(training.sampling_rate, config.rounds * training.local_steps)
     training_records = config.task.declared_records * (1 - config.holdout.share) / institutions
     return Mechanism(
@@ -192,7 +198,7 @@ def simulate(planned: Plan, folder: Folder, voice: PlainVoice | JsonVoice) -> Ou
         voice.round_done(report)
 
     rounds = Rounds(
-        config.strategy.build(planned.federation),
+        planned.strategy,
         Run(
             names=grid.names,
             expected=Expected(

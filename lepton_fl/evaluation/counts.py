@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lepton_fl.training.examples import Examples, per_record_loss
 
 SCORE_BINS = 1000
+LARGEST_LOSS = 100.0  # nats, per record: declared, so that no record (and no broken model) makes a sum unbounded
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Counts:
     """Two classes: int64 [2, SCORE_BINS], label by score bin. More: int64 [classes, classes], label by guess."""
 
     table: npt.NDArray[np.int64]
-    loss_sum: float  # of the cross-entropy over the records, in nats
+    loss_sum: float  # of the cross-entropy over the records, in nats, each at most LARGEST_LOSS
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(self.table + other.table, self.loss_sum + other.loss_sum)
@@ -48,7 +49,8 @@ def count(model: nn.Module, examples: Examples, outputs: int, physical_batch: in
         for index in torch.arange(len(examples)).split(physical_batch) if len(examples) else ():
             part = examples.at(index)
             logits = model(part.features)
-            loss_sum += float(per_record_loss(logits, part.labels).double().sum())
+            losses = per_record_loss(logits, part.labels).double().nan_to_num(nan=LARGEST_LOSS)
+            loss_sum += float(losses.clamp(max=LARGEST_LOSS).sum())
             np.add.at(table, (part.labels.cpu().numpy(), _cells(logits)), 1)
     return Counts(table, loss_sum)
 

@@ -10,12 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from lepton_fl.federation.codec import LARGEST_HEADER, BadMessage, read_header
 from lepton_fl.flower import Array, ArrayRecord
 
 Template = Mapping[str, tuple[int, ...]]
 """Every parameter's name and shape; all are float32."""
-
-_LARGEST_HEADER = 1 << 12
 
 
 class BadArrays(ValueError):
@@ -57,15 +56,13 @@ def checked(arrays: ArrayRecord, template: Template) -> dict[str, npt.NDArray[np
 def _values(name: str, data: bytes, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """Parse one .npy blob; the header is compared before anything is allocated from it."""
     expected_bytes = 4 * int(np.prod(shape, dtype=object))
-    if len(data) > expected_bytes + _LARGEST_HEADER:
+    if len(data) > expected_bytes + LARGEST_HEADER:
         raise BadArrays(f"{name} has {len(data)} bytes where {expected_bytes} are due")
     stream = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(stream)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        found_shape, is_fortran, dtype = read_header(stream, max_header_size=_LARGEST_HEADER)
-    except (ValueError, EOFError) as error:
-        raise BadArrays(f"{name} is not an array") from error
+        found_shape, is_fortran, dtype = read_header(stream)
+    except BadMessage as error:
+        raise BadArrays(f"{name}: {error}") from error
     if dtype != np.dtype("<f4"):
         raise BadArrays(f"{name} has the type {_short(str(dtype))}, not float32")
     if tuple(found_shape) != shape:

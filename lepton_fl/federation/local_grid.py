@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from uuid import uuid4
 
 from lepton_fl.errors import LeptonError
+from lepton_fl.federation.codec import BadMessage, Route, decode, encode
 from lepton_fl.flower import (
     CLIENT_APP_RAISED,
     ClientApp,
@@ -83,12 +84,22 @@ class LocalGrid(Grid):
         return self.pull_messages(self.push_messages(messages))
 
     def _answer(self, message: Message) -> Message:
+        """Carry the message there and the reply back, as bytes, like a network."""
         node_id = message.metadata.dst_node_id
+        there = Route(_RUN_ID, message.metadata.src_node_id, node_id)
+        back = Route(_RUN_ID, node_id, message.metadata.src_node_id)
+        instruction = decode(encode(message, uuid4().hex), there)
         try:
-            return self._app(message, self._contexts[node_id])
-        except LeptonError as error:
+            return decode(encode(self._call(instruction, node_id), uuid4().hex), back)
+        except BadMessage as error:
             return Message(Error(CLIENT_APP_RAISED, str(error)), reply_to=message)
+
+    def _call(self, instruction: Message, node_id: int) -> Message:
+        try:
+            return self._app(instruction, self._contexts[node_id])
+        except LeptonError as error:
+            return Message(Error(CLIENT_APP_RAISED, str(error)), reply_to=instruction)
         except Exception as error:
             # As over the network: the federation learns the type alone, the institution's own log the rest.
             _log.exception("institution %s could not answer", self.names[node_id])
-            return Message(Error(CLIENT_APP_RAISED, type(error).__name__), reply_to=message)
+            return Message(Error(CLIENT_APP_RAISED, type(error).__name__), reply_to=instruction)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lepton_fl.evaluation.counts import Counts
+from lepton_fl.evaluation.counts import LARGEST_LOSS, Counts
 from lepton_fl.federation.arrays import BadArrays, Template, checked
 from lepton_fl.flower import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY
 
-LARGEST_LOSS = 1e6  # nats per record; a larger one is a broken model or a lie
+LARGEST_TRAIN_LOSS = 1e6  # nats per record; a larger one is a broken model or a lie
 
 
 class BadReply(ValueError):
@@ -72,7 +72,7 @@ def _clean(reply: Message, expected: Expected) -> Message:
     kept = MetricRecord({WEIGHT_KEY: min(weight, expected.weight_cap)})
     if expected.with_loss:
         loss = _number(metrics, TRAIN_LOSS_KEY)
-        if not 0 <= loss <= LARGEST_LOSS:
+        if not 0 <= loss <= LARGEST_TRAIN_LOSS:
             raise BadReply("its training loss is out of range")
         kept[TRAIN_LOSS_KEY] = loss
     arrays = ArrayRecord({name: Array(value) for name, value in values.items()})
@@ -95,7 +95,7 @@ def counts_of(reply: Message, expected: Expected) -> Counts:
         raise BadReply("its counts are not whole numbers between 0 and the weight cap")
     table = np.array(cells, dtype=np.int64).reshape(expected.counts_shape)
     loss_sum = float(_number(metrics, "loss-sum"))
-    if not 0 <= loss_sum <= LARGEST_LOSS * max(1, int(table.sum())):
+    if not 0 <= loss_sum <= LARGEST_LOSS * int(table.sum()) * (1 + 1e-9):
         raise BadReply("its loss is out of range")
     return Counts(table, loss_sum)
 

@@ -14,6 +14,8 @@ Source: Koskela et al. 2020, "Computing Tight Differential Privacy Guarantees Us
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -53,26 +55,37 @@ def calibrate(epsilon: float, delta: float, schedule: Schedule) -> float:
     Raises:
         BudgetSpent: if no reasonable amount of noise keeps the promise.
     """
+    # RDP needs little memory whatever is asked, so it finds the region in which PLD then looks.
+    at_most = 1.01 * _least_noise(epsilon, delta, schedule, _rdp_accountant, (0.0, 1.0))
+    if at_most > _LARGEST_NOISE:
+        raise BudgetSpent(_unreachable(epsilon, delta, schedule))
+    interval = _interval(schedule.sampling_rate, at_most)
+    noise_multiplier = _least_noise(epsilon, delta, schedule, lambda: _pld_accountant(interval), (at_most / 2, at_most))
+    # The search stops within its tolerance on either side; a promise must not be missed by a hair.
+    while epsilon_spent(noise_multiplier, delta, schedule.sampling_rate, schedule.steps) > epsilon:
+        noise_multiplier += _NOISE_TOLERANCE
+    return noise_multiplier
+
+
+def _least_noise(
+    epsilon: float, delta: float, schedule: Schedule, accountant: Callable[[], Any], bracket: tuple[float, float]
+) -> float:
     from dp_accounting import LowerEndpointAndGuess, calibrate_dp_mechanism
     from dp_accounting.mechanism_calibration import NoBracketIntervalFoundError
 
     try:
-        noise_multiplier = calibrate_dp_mechanism(
-            lambda: _pld_accountant(_interval(schedule.sampling_rate, 1.0)),
-            lambda sigma: _event(sigma, schedule.sampling_rate, schedule.steps),
-            epsilon,
-            delta,
-            LowerEndpointAndGuess(0.1, 1.0),
-            tol=_NOISE_TOLERANCE,
+        return float(
+            calibrate_dp_mechanism(
+                accountant,
+                lambda noise_multiplier: _event(noise_multiplier, schedule.sampling_rate, schedule.steps),
+                epsilon,
+                delta,
+                LowerEndpointAndGuess(*bracket),
+                tol=_NOISE_TOLERANCE,
+            )
         )
     except NoBracketIntervalFoundError as error:
         raise BudgetSpent(_unreachable(epsilon, delta, schedule)) from error
-    # The search stops within its tolerance on either side; a promise must not be missed by a hair.
-    while epsilon_spent(noise_multiplier, delta, schedule.sampling_rate, schedule.steps) > epsilon:
-        noise_multiplier += _NOISE_TOLERANCE
-    if noise_multiplier > _LARGEST_NOISE:
-        raise BudgetSpent(_unreachable(epsilon, delta, schedule))
-    return float(noise_multiplier)
 
 
 @lru_cache(maxsize=4096)
@@ -97,11 +110,7 @@ def epsilon_spent(noise_multiplier: float, delta: float, sampling_rate: float, s
 
 def epsilon_by_rdp(noise_multiplier: float, delta: float, sampling_rate: float, steps: int) -> float:
     """The same epsilon by Renyi accounting: looser, and computed by unrelated code."""
-    from dp_accounting import NeighboringRelation
-    from dp_accounting.rdp import RdpAccountant
-
-    accountant = RdpAccountant(neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE)
-    return float(accountant.compose(_event(noise_multiplier, sampling_rate, steps)).get_epsilon(delta))
+    return float(_rdp_accountant().compose(_event(noise_multiplier, sampling_rate, steps)).get_epsilon(delta))
 
 
 def _event(noise_multiplier: float, sampling_rate: float, steps: int) -> Any:
@@ -111,6 +120,15 @@ def _event(noise_multiplier: float, sampling_rate: float, steps: int) -> Any:
     if sampling_rate < 1:
         step = PoissonSampledDpEvent(sampling_rate, step)
     return SelfComposedDpEvent(step, steps)
+
+
+def _rdp_accountant() -> Any:
+    from dp_accounting import NeighboringRelation
+    from dp_accounting.rdp import RdpAccountant
+
+    # It logs every order it cannot evaluate; leaving one out only loosens the bound.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    return RdpAccountant(neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE)
 
 
 def _pld_accountant(interval: float) -> Any:

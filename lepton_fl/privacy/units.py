@@ -12,6 +12,8 @@ from typing import ClassVar
 
 from lepton_fl.errors import ConfigError
 
+LARGEST_EPSILON = 100
+
 
 @dataclass
 class Privacy:
@@ -52,8 +54,11 @@ class RecordPrivacy(Privacy):
     is_private: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.epsilon < math.inf:
-            raise ConfigError(f"privacy.epsilon must be a positive number, got {self.epsilon}")
+        if not 0 < self.epsilon <= LARGEST_EPSILON:
+            raise ConfigError(
+                f"privacy.epsilon must be above 0 and at most {LARGEST_EPSILON}, got {self.epsilon}; a larger one "
+                "protects nobody, which privacy=none says plainly"
+            )
         if not 0 < self.delta < 0.5:
             raise ConfigError(f"privacy.delta must lie between 0 and 0.5, got {self.delta}")
         if not 0 < self.clipping_norm < math.inf:

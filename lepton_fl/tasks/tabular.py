@@ -17,7 +17,7 @@ from lepton_fl.errors import ConfigError, DataError
 from lepton_fl.models.shape import Shape
 from lepton_fl.tasks.schema import Column, Label, one_hot, scale
 from lepton_fl.tasks.table import FIRST_ROW, Text, read_columns
-from lepton_fl.tasks.task import Loaded, Request, Task, Warned
+from lepton_fl.tasks.task import DataSource, Loaded, Request, Task, Warned
 from lepton_fl.training.examples import Examples, Site
 
 
@@ -51,7 +51,7 @@ class Tabular(Task):
 
     def load(self, request: Request) -> Loaded:
         """See `Task.load`."""
-        table = self._read(request)
+        table = self.read(request.source)
         examined = examine(self, table)
         places, names = self._institutions(examined, request)
         held = request.holdout.mask(examined.subjects.tolist())
@@ -62,9 +62,10 @@ class Tabular(Task):
         _refuse_unusable(sites)
         return Loaded(tuple(sites), examined.warnings)
 
-    def _read(self, request: Request) -> dict[str, Text]:
-        if request.source.path is not None:
-            path = Path(request.source.path).expanduser()
+    def read(self, source: DataSource) -> dict[str, Text]:
+        """Every column the task names, as text; raises `DataError` where the file is no such table."""
+        if source.path is not None:
+            path = Path(source.path).expanduser()
         elif self.file is not None:
             path = Path(__file__).parent / "data" / Path(self.file).name
         else:
@@ -99,6 +100,8 @@ class Examined:
     labels: npt.NDArray[np.int64]  # [n]
     subjects: Text  # [n]
     institutions: Text | None  # [n]
+    sensitive: dict[str, Text]  # per sensitive column [n], empty where not known
+    missing: dict[str, int]  # per feature column
     warnings: tuple[Warned, ...]
 
     def examples_where(self, chosen: npt.NDArray[np.bool_]) -> Examples:
@@ -140,7 +143,15 @@ def examine(task: Tabular, table: dict[str, Text]) -> Examined:
         what = "a subject with an earlier record; privacy=record protects each record, not the subject"
         warnings.append(Warned(what, task.subject, repeated, int(rows[again[0]])))
     institutions = table[task.institution] if task.institution is not None else None
-    return Examined(np.concatenate(blocks, axis=1), labels, subjects, institutions, tuple(warnings))
+    return Examined(
+        features=np.concatenate(blocks, axis=1),
+        labels=labels,
+        subjects=subjects,
+        institutions=institutions,
+        sensitive={name: np.where(_is_missing(table[name], task.missing), "", table[name]) for name in task.sensitive},
+        missing={name: int(_is_missing(table[name], task.missing).sum()) for name in task.columns},
+        warnings=tuple(warnings),
+    )
 
 
 def _labels(task: Tabular, text: Text, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], list[Warned]]:

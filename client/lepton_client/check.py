@@ -1,0 +1,124 @@
+"""`lepton-client check`: the data against the task, through the very function that training uses.
+
+What it prints is exact and stays on this machine: it is for the person who may see the data.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from lepton_fl import tasks
+from lepton_fl.config import name_of, register, register_table
+from lepton_fl.errors import ConfigError
+from lepton_fl.tasks.split import HoldOut
+from lepton_fl.tasks.tabular import Examined, Tabular, examine
+from lepton_fl.tasks.task import DataSource, Task
+
+
+@dataclass
+class CheckConfig:
+    """Every setting of `lepton-client check`; `conf/check.yaml` holds the values."""
+
+    task: Task
+    data: DataSource
+    holdout: HoldOut
+    log: str  # text or json
+
+    def __post_init__(self) -> None:
+        if self.log not in ("text", "json"):
+            raise ConfigError(f"log must be text or json, got {self.log}")
+
+
+def register_schemas() -> None:
+    """Store every dataclass that a YAML of `lepton-client check` starts from."""
+    register("check", CheckConfig)
+    register_table("task", tasks.TABLE)
+
+
+@dataclass(frozen=True)
+class Balance:
+    """How often the last label value occurs in one group."""
+
+    column: str
+    group: str
+    records: int
+    positive: int
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the check found."""
+
+    task: str
+    rows: int
+    usable: int
+    held_out: int
+    institutions: dict[str, int]  # usable records of each; empty where the table names none
+    missing: dict[str, int]  # per feature column, of the usable rows
+    balance: list[Balance]
+    warnings: list[str]
+
+
+def check(task: Tabular, holdout: HoldOut, source: DataSource, name: str) -> Findings:
+    """Examine the whole table as training would; raises `DataError` where training would."""
+    table = task.read(source)
+    examined = examine(task, table)
+    return Findings(
+        task=name,
+        rows=len(table[task.subject]),
+        usable=len(examined.labels),
+        held_out=int(holdout.mask(examined.subjects.tolist()).sum()),
+        institutions=_count(examined),
+        missing=examined.missing,
+        balance=list(_balance(task, examined)),
+        warnings=[str(warning) for warning in examined.warnings],
+    )
+
+
+def _count(examined: Examined) -> dict[str, int]:
+    if examined.institutions is None:
+        return {}
+    names, counts = np.unique(examined.institutions, return_counts=True)
+    return dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
+def _balance(task: Tabular, examined: Examined) -> Iterator[Balance]:
+    positive = examined.labels == len(task.label.values) - 1
+    yield Balance("all", "", len(positive), int(positive.sum()))
+    for column, groups in examined.sensitive.items():
+        for group in np.unique(groups).tolist():
+            here = groups == group
+            yield Balance(column, group or "unknown", int(here.sum()), int((here & positive).sum()))
+
+
+def lines(findings: Findings, label: str) -> Iterator[str]:
+    """The findings for people, one fact a line."""
+    yield f"task        {findings.task}"
+    yield f"rows        {findings.rows} in the file, {findings.usable} usable, {findings.held_out} of them held out"
+    for name, records in findings.institutions.items():
+        yield f"  {name:<24} {records:>8} records"
+    for column, count in findings.missing.items():
+        if count:
+            yield f"missing     {column:<24} {count:>8}  {count / findings.usable:6.1%}"
+    for row in findings.balance:
+        group = f"{row.column} {row.group}".strip()
+        yield f"{label:<11.11} {group:<24.24} {row.positive:>8} of {row.records} ({row.positive / row.records:.1%})"
+    yield from (f"warning     {warning}" for warning in findings.warnings)
+    yield "ready       this table can be trained on; nothing left this machine"
+
+
+def run(config: CheckConfig) -> None:
+    """One `lepton-client check`."""
+    if not isinstance(config.task, Tabular):
+        raise ConfigError("only tabular tasks have a table to check; nothing was read; choose another task")
+    findings = check(config.task, config.holdout, config.data, name_of("task"))
+    if config.log == "json":
+        sys.stdout.write(json.dumps(asdict(findings)) + "\n")
+        return
+    label = f"{config.task.label.column}={config.task.label.values[-1]}"
+    sys.stdout.writelines(f"{line}\n" for line in lines(findings, label))

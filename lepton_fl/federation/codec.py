@@ -1,0 +1,202 @@
+"""Flower messages as bytes: an envelope, then the arrays. No pickle, nothing allocated on a peer's word.
+
+`LocalGrid` sends every message through here, so that a simulation shares no object between the operator
+and the institutions, and trains on exactly the bytes that a network would carry.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from lepton_fl.flower import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Error,
+    Message,
+    Metadata,
+    MetricRecord,
+    RecordDict,
+    received,
+)
+from lepton_fl.v1.message_pb2 import ArrayHeader, ArraySet, Content, Entry, Envelope, Failure, ValueSet
+
+LARGEST_ENVELOPE = 16 << 20
+LARGEST_HEADER = 1 << 12
+_TTL_S = 12 * 3600.0
+_NUMERIC = "fiub"  # floats, integers, booleans: numpy's letters
+_LISTS: dict[type, str] = {int: "integers", float: "reals", bool: "truths", str: "texts", bytes: "blobs"}
+_SCALARS: dict[type, str] = {int: "integer", float: "real", bool: "truth", str: "text", bytes: "blob"}
+
+
+class BadMessage(ValueError):
+    """Bytes that are not a message; says what is wrong, never what they held."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A message as it travels."""
+
+    envelope: bytes
+    arrays: tuple[bytes, ...]  # .npy blobs in the envelope's order
+
+    @property
+    def payload_bytes(self) -> int:
+        """Of the arrays alone."""
+        return sum(map(len, self.arrays))
+
+
+@dataclass(frozen=True)
+class Route:
+    """What the link knows by itself, and no peer can claim."""
+
+    run_id: int
+    source: int  # node id
+    destination: int  # node id
+
+
+def encode(message: Message, message_id: str) -> Encoded:
+    """The message's bytes; array bytes are not copied."""
+    envelope = Envelope(
+        message_id=message_id,
+        reply_to_message_id=message.metadata.reply_to_message_id,
+        message_type=message.metadata.message_type,
+        group_id=message.metadata.group_id,
+    )
+    if message.has_error():
+        envelope.failure.CopyFrom(Failure(code=message.error.code, reason=message.error.reason or ""))
+        return Encoded(envelope.SerializeToString(), ())
+    blobs: list[bytes] = []
+    content = Content()
+    for name, arrays in message.content.array_records.items():
+        headers = [ArrayHeader(name=key, npy_bytes=len(array.data)) for key, array in arrays.items()]
+        content.arrays.append(ArraySet(name=name, arrays=headers))
+        blobs += [array.data for array in arrays.values()]
+    content.metrics.extend(_value_sets(message.content.metric_records.items()))
+    content.configs.extend(_value_sets(message.content.config_records.items()))
+    envelope.content.CopyFrom(content)
+    return Encoded(envelope.SerializeToString(), tuple(blobs))
+
+
+def decode(encoded: Encoded, route: Route) -> Message:
+    """The message, its sender and receiver taken from the link.
+
+    Raises:
+        BadMessage: too large, not an envelope, repeated names, or arrays other than announced.
+    """
+    if len(encoded.envelope) > LARGEST_ENVELOPE:
+        raise BadMessage(f"its envelope has {len(encoded.envelope)} bytes; at most {LARGEST_ENVELOPE} are taken")
+    try:
+        envelope = Envelope.FromString(encoded.envelope)
+    except DecodeError as error:
+        raise BadMessage("its envelope is not a protobuf message") from error
+    metadata = _metadata(envelope, route)
+    if envelope.WhichOneof("body") == "failure":
+        return received(metadata, Error(envelope.failure.code, envelope.failure.reason))
+    if envelope.WhichOneof("body") != "content":
+        raise BadMessage("it holds neither content nor a failure")
+    return received(metadata, _content(envelope.content, encoded.arrays))
+
+
+def _metadata(envelope: Envelope, route: Route) -> Metadata:
+    try:
+        return Metadata(
+            run_id=route.run_id,
+            message_id=envelope.message_id,
+            src_node_id=route.source,
+            dst_node_id=route.destination,
+            reply_to_message_id=envelope.reply_to_message_id,
+            group_id=envelope.group_id,
+            # The receiver's clock, whatever the sender's says: a skewed clock must not make a message expire.
+            created_at=time.time(),
+            ttl=_TTL_S,
+            message_type=envelope.message_type,
+        )
+    except ValueError as error:
+        raise BadMessage("its message type is none that Flower knows") from error
+
+
+def _content(content: Content, blobs: tuple[bytes, ...]) -> RecordDict:
+    announced = [header.npy_bytes for group in content.arrays for header in group.arrays]
+    if announced != [len(blob) for blob in blobs]:
+        raise BadMessage("its arrays are not those its envelope announces")
+    waiting = iter(blobs)
+    names = [item.name for sets in (content.arrays, content.metrics, content.configs) for item in sets]
+    _refuse_repeats(names)
+    records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {}
+    for group in content.arrays:
+        _refuse_repeats([header.name for header in group.arrays])
+        records[group.name] = ArrayRecord({header.name: _array(next(waiting)) for header in group.arrays})
+    try:
+        records |= {item.name: MetricRecord(dict(_entries(item))) for item in content.metrics}
+        records |= {item.name: ConfigRecord(dict(_entries(item))) for item in content.configs}
+    except BadMessage:
+        raise
+    except (TypeError, ValueError) as error:
+        raise BadMessage("a value has a type that its record does not take") from error
+    return RecordDict(records)
+
+
+def _array(blob: bytes) -> Array:
+    """An Array around the blob, described by its own header, which is checked and bounded; no value is read."""
+    stream = io.BytesIO(blob)
+    shape, _, dtype = read_header(stream)
+    if dtype.kind not in _NUMERIC or dtype.hasobject:
+        raise BadMessage("an array is not numeric")
+    return Array(dtype=str(dtype), shape=shape, stype="numpy.ndarray", data=blob)
+
+
+def read_header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, Fortran order and type from a .npy header of bounded size.
+
+    Raises:
+        BadMessage: not a .npy header of version 1 or 2.
+    """
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version not in ((1, 0), (2, 0)):
+            raise BadMessage("an array has an unknown format version")
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = read(stream, max_header_size=LARGEST_HEADER)
+    except (ValueError, EOFError, TypeError, SyntaxError, OverflowError, RecursionError, MemoryError) as error:
+        raise BadMessage("an array has no valid header") from error
+    return tuple(shape), bool(is_fortran), dtype
+
+
+def _value_sets(records: Iterable[tuple[str, MetricRecord | ConfigRecord]]) -> Iterator[ValueSet]:
+    for name, record in records:
+        yield ValueSet(name=name, entries=[_entry(key, value) for key, value in record.items()])
+
+
+def _entry(name: str, value: Any) -> Entry:
+    entry = Entry(name=name)
+    if isinstance(value, list):
+        # An empty list has no type of its own; any kind reads back as the same empty list.
+        getattr(entry, _LISTS[type(value[0]) if value else int]).items.extend(value)
+        if not value:
+            entry.integers.SetInParent()
+    else:
+        setattr(entry, _SCALARS[type(value)], value)
+    return entry
+
+
+def _entries(item: ValueSet) -> Iterator[tuple[str, Any]]:
+    _refuse_repeats([entry.name for entry in item.entries])
+    for entry in item.entries:
+        kind = entry.WhichOneof("value")
+        if kind is None:
+            raise BadMessage("an entry has no value")
+        value = getattr(entry, kind)
+        yield entry.name, list(value.items) if kind in _LISTS.values() else value
+
+
+def _refuse_repeats(names: list[str]) -> None:
+    if len(set(names)) < len(names):
+        raise BadMessage("a name stands twice in it")

@@ -1,0 +1,123 @@
+"""Noise and sampling come from the operating system, unless a seed says otherwise."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+import pytest
+import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from lepton_fl.privacy.randomness import Randomness, Stream
+
+
+def stream(label: str = "test") -> Stream:
+    return Stream(hashlib.sha256(label.encode()).digest())
+
+
+def test_words_are_the_aes_256_ctr_key_stream() -> None:
+    key = bytes(range(32))
+    expected = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor().update(bytes(40))
+    assert Stream(key).words(5).tobytes() == expected
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=6))
+def test_reading_in_parts_gives_the_same_words(parts: list[int]) -> None:
+    whole, pieces = stream(), stream()
+    joined = np.concatenate([pieces.words(count) for count in parts])
+    assert (whole.words(sum(parts)) == joined).all()
+
+
+def test_normal_numbers_pass_a_kolmogorov_smirnov_test() -> None:
+    assert stats.kstest(stream().normal(200_000), "norm").pvalue > 0.001
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 131_071, 131_072, 131_073, 262_145])
+def test_normal_numbers_have_unit_variance_at_every_chunk_border(count: int) -> None:
+    values = stream().normal(count)
+    assert values.shape == (count,)
+    assert np.isfinite(values).all()
+    if count > 1000:
+        # The variance of n normals has standard deviation sqrt(2 / n).
+        assert abs(values.var() - 1) < 5 * math.sqrt(2 / count)
+
+
+def test_the_smallest_word_reaches_beyond_nine_standard_deviations() -> None:
+    class Zeros(Stream):
+        def words(self, count: int) -> np.ndarray:
+            return np.zeros(count, dtype=np.uint64)
+
+    assert Zeros(bytes(32)).normal(2)[0] == pytest.approx(math.sqrt(2 * 65 * math.log(2)))
+
+
+def test_the_largest_word_gives_a_finite_number() -> None:
+    class Ones(Stream):
+        def words(self, count: int) -> np.ndarray:
+            return np.full(count, 2**64 - 1, dtype=np.uint64)
+
+    assert np.isfinite(Ones(bytes(32)).normal(4)).all()
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.999])
+def test_each_record_is_drawn_at_the_declared_rate(rate: float) -> None:
+    drawn = int(stream().bernoulli(1_000_000, rate).sum())
+    assert stats.binomtest(drawn, 1_000_000, rate).pvalue > 0.001
+
+
+def test_a_rate_of_one_draws_every_record() -> None:
+    assert stream().bernoulli(1000, 1.0).all()
+
+
+def test_the_drawn_rate_is_never_above_the_declared_one() -> None:
+    smallest = 2.0**-70
+    assert not stream().bernoulli(1000, smallest).any()
+
+
+def test_a_permutation_holds_every_position_once() -> None:
+    assert sorted(stream().permutation(500).tolist()) == list(range(500))
+
+
+def test_without_a_seed_no_two_streams_agree() -> None:
+    source = Randomness(None)
+    assert source.stream("noise").words(4).tolist() != source.stream("noise").words(4).tolist()
+
+
+def test_with_a_seed_a_purpose_gives_the_same_stream_and_another_purpose_another() -> None:
+    source = Randomness(7).within("Cleveland", 3)
+    noise = source.stream("noise").words(4).tolist()
+    assert noise == Randomness(7).within("Cleveland", 3).stream("noise").words(4).tolist()
+    others = [
+        source.stream("sampling"),
+        Randomness(8).within("Cleveland", 3).stream("noise"),
+        Randomness(7).within("Hungary", 3).stream("noise"),
+        Randomness(7).within("Cleveland", 4).stream("noise"),
+        Randomness(7).within("Cleveland3").stream("noise"),
+        Randomness(7).within("Clevelan", "d3").stream("noise"),
+    ]
+    assert noise not in [other.words(4).tolist() for other in others]
+
+
+def test_global_generators_neither_decide_nor_notice_the_noise() -> None:
+    def draw() -> list[float]:
+        torch.manual_seed(0)
+        np.random.seed(0)
+        return Randomness(None).stream("noise").normal(4).tolist()
+
+    before = torch.get_rng_state()
+    assert draw() != draw()
+    torch.manual_seed(0)
+    untouched = torch.get_rng_state()
+    Randomness(None).stream("noise").normal(4)
+    assert torch.equal(untouched, torch.get_rng_state())
+    torch.set_rng_state(before)
+
+
+def test_a_stream_does_not_print_its_key() -> None:
+    key = bytes(range(65, 97))
+    assert "ABC" not in repr(Stream(key))
+    assert key.hex() not in repr(Stream(key))

@@ -1,0 +1,356 @@
+"""Every strategy in the table trains, keeps the model's form, and refuses what it cannot do."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from safetensors.numpy import load_file
+
+from lepton_fl.config import config_dir, load
+from lepton_fl.errors import ConfigError, TrainingFailed
+from lepton_fl.federation.arrays import template_of
+from lepton_fl.federation.replies import Expected
+from lepton_fl.federation.rounds import RoundReport, Rounds, Run
+from lepton_fl.flower import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict, enter_run
+from lepton_fl.flower import strategies as flower
+from lepton_fl.privacy.randomness import Randomness
+from lepton_fl.results.folder import Folder
+from lepton_fl.results.outcome import Facts, Outcome
+from lepton_fl.simulation import Plan, SimConfig, plan, register_schemas, simulate
+from lepton_fl.strategies import TABLE
+from lepton_fl.strategies.averaging import FedAvg, FedAvgM, FedProx, QFedAvg
+from lepton_fl.strategies.robust import Bulyan, FedMedian, FedTrimmedAvg, Krum, MultiKrum
+from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY, Federation, Strategy
+
+ROUNDS = 5
+NEEDS_LOSS = {"qfedavg"}
+
+
+class Quiet:
+    """A voice that says nothing."""
+
+    def noticed(self, warnings: Iterable[object]) -> None:
+        """See `Voice`."""
+
+    def started(self, facts: Facts) -> None:
+        """See `Voice`."""
+
+    def round_done(self, report: RoundReport) -> None:
+        """See `Voice`."""
+
+    def finished(self, outcome: Outcome, folder: str) -> None:
+        """See `Voice`."""
+
+
+def settings(*overrides: str) -> SimConfig:
+    register_schemas()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return load(SimConfig, compose("sim", overrides=[f"rounds={ROUNDS}", "seed=1", *overrides]))
+
+
+def strategy(name: str, *overrides: str) -> Strategy:
+    return settings(f"strategy={name}", *overrides).strategy
+
+
+@pytest.fixture(scope="module")
+def plans() -> dict[str, Plan]:
+    """One plan for each privacy; calibrated once, since the strategy changes nothing of it."""
+    names = ("heart", "logistic", "fedavg")
+    return {privacy: plan(settings(f"privacy={privacy}"), names) for privacy in ("none", "record")}
+
+
+def with_strategy(base: Plan, name: str) -> Plan:
+    """The same plan for another strategy, with a model that nobody has trained yet."""
+    program = replace(base.program, model=copy.deepcopy(base.program.model))
+    config = replace(base.config, strategy=strategy(name))
+    institutions = len(base.facts.institutions)
+    built = config.strategy.build(Federation(institutions, institutions, config.training.learning_rate))
+    return replace(base, config=config, program=program, strategy=built, facts=replace(base.facts, strategy=name))
+
+
+CHOICES = [
+    (name, privacy) for name in sorted(TABLE) for privacy in (("none",) if name in NEEDS_LOSS else ("none", "record"))
+]
+
+
+@pytest.mark.parametrize(("name", "privacy"), CHOICES)
+def test_a_strategy_trains_and_keeps_the_models_form(
+    name: str, privacy: str, plans: dict[str, Plan], tmp_path: Path
+) -> None:
+    planned = with_strategy(plans[privacy], name)
+    template = template_of(planned.program.model)
+
+    outcome = simulate(planned, Folder(tmp_path), Quiet())  # type: ignore[arg-type]
+
+    trained = load_file(tmp_path / "model.safetensors")
+    assert {key: value.shape for key, value in trained.items()} == dict(template)
+    assert {value.dtype for value in trained.values()} == {np.dtype(np.float32)}
+    assert [report.round for report in outcome.reports] == list(range(1, ROUNDS + 1))
+    assert all(report.replied == report.cohort and not report.refused for report in outcome.reports)
+    # Logistic regression starts at zero, where every score is the same and the AUC is one half.
+    pooled = outcome.reports[-1].metrics
+    assert pooled is not None
+    assert pooled.auc is not None
+    assert pooled.auc > 0.75
+
+
+def test_an_exact_loss_strategy_is_refused_under_privacy() -> None:
+    with pytest.raises(ConfigError, match="exact training loss"):
+        plan(settings("strategy=qfedavg", "privacy=record"), ("heart", "logistic", "qfedavg"))
+
+
+def test_a_plan_refuses_a_strategy_that_the_cohort_is_too_small_for() -> None:
+    config = settings("strategy=krum", "strategy.num_malicious_nodes=1", "privacy=none")
+    with pytest.raises(ConfigError, match="num_malicious_nodes"):
+        plan(config, ("heart", "logistic", "krum"))
+
+
+def test_the_table_and_the_yaml_files_name_the_same_strategies() -> None:
+    assert {path.stem for path in (config_dir() / "strategy").glob("*.yaml")} == set(TABLE)
+
+
+@pytest.mark.parametrize("name", sorted(TABLE))
+def test_a_strategy_builds_flowers_class_of_its_name(name: str) -> None:
+    built = strategy(name).build(Federation(institutions=8, cohort_size=8, client_learning_rate=0.5))
+    class_name = TABLE[name].partition(":")[2]
+    assert type(built) is getattr(flower, class_name)
+    assert class_name.lower() == name
+
+
+@pytest.mark.parametrize("name", sorted(TABLE))
+def test_every_setting_reaches_flower(name: str) -> None:
+    chosen = strategy(name)
+    built = strategy(name).build(Federation(institutions=8, cohort_size=6, client_learning_rate=0.25))
+    flowers_name = {"server_learning_rate": "eta"} if hasattr(built, "eta") else {}
+    for field_name, value in vars(chosen).items():
+        assert getattr(built, flowers_name.get(field_name, field_name)) == value
+    assert built.min_train_nodes == 6
+    assert built.min_evaluate_nodes == built.min_available_nodes == 8
+    assert built.fraction_train == 0.75
+    assert built.weighted_by_key == WEIGHT_KEY
+    if name == "qfedavg":
+        assert (built.client_learning_rate, built.train_loss_key) == (0.25, TRAIN_LOSS_KEY)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("fedprox", "proximal_mu", "-0.1"),
+        ("fedprox", "proximal_mu", "nan"),
+        ("fedprox", "proximal_mu", "inf"),
+        ("fedavgm", "server_learning_rate", "0"),
+        ("fedavgm", "server_learning_rate", "inf"),
+        ("fedavgm", "server_momentum", "1.0"),
+        ("fedavgm", "server_momentum", "-0.1"),
+        ("qfedavg", "q", "-1"),
+        ("qfedavg", "q", "inf"),
+        ("fedadagrad", "server_learning_rate", "-1"),
+        ("fedadagrad", "tau", "0"),
+        ("fedadagrad", "tau", "inf"),
+        ("fedadam", "beta_1", "1.0"),
+        ("fedadam", "beta_2", "-0.5"),
+        ("fedadam", "tau", "nan"),
+        ("fedyogi", "beta_1", "-0.1"),
+        ("fedyogi", "beta_2", "1"),
+        ("fedyogi", "server_learning_rate", "0"),
+        ("fedtrimmedavg", "beta", "0.5"),
+        ("fedtrimmedavg", "beta", "-0.1"),
+        ("krum", "num_malicious_nodes", "-1"),
+        ("multikrum", "num_malicious_nodes", "-1"),
+        ("multikrum", "num_nodes_to_select", "0"),
+        ("bulyan", "num_malicious_nodes", "-1"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(name: str, setting: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=setting):
+        settings(f"strategy={name}", "privacy=none", f"strategy.{setting}={value}")
+
+
+@pytest.mark.parametrize(
+    ("too_demanding", "cohort", "least"),
+    [
+        (Krum(num_malicious_nodes=0), 2, 3),
+        (Krum(num_malicious_nodes=1), 4, 5),
+        (MultiKrum(num_malicious_nodes=2, num_nodes_to_select=1), 6, 7),
+        (Bulyan(num_malicious_nodes=1), 6, 7),
+    ],
+)
+def test_a_cohort_below_the_papers_bound_is_refused(too_demanding: Strategy, cohort: int, least: int) -> None:
+    with pytest.raises(ConfigError, match=rf"num_malicious_nodes.* {cohort} take part") as refusal:
+        too_demanding.build(Federation(institutions=12, cohort_size=cohort, client_learning_rate=0.1))
+    assert f"= {least} " in str(refusal.value)
+    too_demanding.build(Federation(institutions=12, cohort_size=least, client_learning_rate=0.1))
+
+
+def test_multikrum_does_not_average_more_models_than_are_honest() -> None:
+    federation = Federation(institutions=5, cohort_size=5, client_learning_rate=0.1)
+    with pytest.raises(ConfigError, match="num_nodes_to_select must be at most 4, got 5"):
+        MultiKrum(num_malicious_nodes=1, num_nodes_to_select=5).build(federation)
+    MultiKrum(num_malicious_nodes=1, num_nodes_to_select=4).build(federation)
+
+
+@pytest.mark.parametrize("cohort", range(3, 13))
+def test_a_trimmed_mean_that_cuts_nobody_is_refused_with_a_share_that_would_do(cohort: int) -> None:
+    federation = Federation(institutions=cohort, cohort_size=cohort, client_learning_rate=0.1)
+    with pytest.raises(ConfigError, match=r"strategy\.beta 0\.01 .* cuts off nobody") as refusal:
+        FedTrimmedAvg(beta=0.01).build(federation)
+    advised = float(str(refusal.value).rpartition(" ")[2])
+    FedTrimmedAvg(beta=advised).build(federation)
+
+
+def test_a_cohort_of_two_is_not_told_to_trim_an_impossible_share() -> None:
+    with pytest.raises(ConfigError, match="cuts off nobody") as refusal:
+        FedTrimmedAvg(beta=0.4).build(Federation(institutions=2, cohort_size=2, client_learning_rate=0.1))
+    assert "0.5" not in str(refusal.value)
+
+
+# Hand-made replies: a model of two numbers, honest institutions near (1, -1).
+
+HONEST = np.array([1.0, -1.0], dtype=np.float32)
+
+
+def replies(updates: Sequence[Sequence[float]], weights: Sequence[float] | None = None) -> list[Message]:
+    """Institutions 1, 2, ... answer a round with these models."""
+    enter_run(1)
+    out = []
+    for node, (values, weight) in enumerate(zip(updates, weights or [1] * len(updates), strict=True), start=1):
+        asked = Message(RecordDict(), dst_node_id=node, message_type="train")
+        arrays = ArrayRecord({"weight": Array(np.array(values, dtype=np.float32))})
+        metrics = MetricRecord({WEIGHT_KEY: weight, TRAIN_LOSS_KEY: 0.5})
+        out.append(Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=asked))
+    return out
+
+
+@dataclass
+class Nodes:
+    """What a strategy asks of a grid when it chooses whom to ask."""
+
+    count: int
+    sent: list[Message] = field(default_factory=list)
+
+    def get_node_ids(self) -> list[int]:
+        return list(range(1, self.count + 1))
+
+
+def rounds_of(chosen: Strategy, institutions: int, start: Sequence[float] = (0.0, 0.0)) -> Rounds:
+    """Rounds in which the first round's cohort was asked."""
+    enter_run(1)
+    names = {node: f"hospital-{node}" for node in range(1, institutions + 1)}
+    expected = Expected({"weight": (2,)}, (2, 2), 1000, chosen.needs_exact_loss)
+    inner = chosen.build(Federation(institutions, institutions, 0.1))
+    rounds = Rounds(inner, Run(names, expected, Randomness(1), None, lambda report: None))
+    arrays = ArrayRecord({"weight": Array(np.array(start, dtype=np.float32))})
+    list(rounds.configure_train(1, arrays, ConfigRecord(), Nodes(institutions)))  # type: ignore[arg-type]
+    return rounds
+
+
+ROBUST = [
+    (FedMedian(), 5),
+    (FedTrimmedAvg(beta=0.2), 5),
+    (Krum(num_malicious_nodes=1), 5),
+    (MultiKrum(num_malicious_nodes=1, num_nodes_to_select=3), 5),
+    (Bulyan(num_malicious_nodes=1), 7),
+]
+
+
+def crowd(institutions: int, hostile: Sequence[float]) -> list[list[float]]:
+    """All but one near (1, -1); the hostile one in the middle."""
+    honest = [[1 + 0.01 * k, -1 - 0.01 * k] for k in range(institutions - 1)]
+    return [*honest[:2], list(hostile), *honest[2:]]
+
+
+@pytest.mark.parametrize("hostile", [(1e6, -1e6), (-50.0, 50.0), (1e18, 1e18)])
+@pytest.mark.parametrize(("chosen", "institutions"), ROBUST)
+def test_a_robust_strategy_withstands_one_hostile_institution(
+    chosen: Strategy, institutions: int, hostile: tuple[float, float]
+) -> None:
+    arrays, _ = rounds_of(chosen, institutions).aggregate_train(1, replies(crowd(institutions, hostile)))
+    assert arrays is not None
+    assert np.allclose(arrays["weight"].numpy(), HONEST, atol=0.1)
+
+
+@pytest.mark.parametrize("hostile", [(1e30, 1e30), (3e38, -3e38)])
+@pytest.mark.parametrize(("chosen", "institutions"), ROBUST)
+def test_a_robust_strategy_withstands_an_update_whose_square_overflows(
+    chosen: Strategy, institutions: int, hostile: tuple[float, float]
+) -> None:
+    arrays, _ = rounds_of(chosen, institutions).aggregate_train(1, replies(crowd(institutions, hostile)))
+    assert arrays is not None
+    assert np.allclose(arrays["weight"].numpy(), HONEST, atol=0.1)
+
+
+@pytest.mark.parametrize("chosen", [FedAvg(), FedProx(proximal_mu=0.01)])
+def test_an_average_does_not_withstand_a_hostile_institution(chosen: Strategy) -> None:
+    arrays, _ = rounds_of(chosen, 5).aggregate_train(1, replies(crowd(5, (1e6, -1e6))))
+    assert arrays is not None
+    assert arrays["weight"].numpy()[0] == pytest.approx(2e5, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "institutions"), [(FedTrimmedAvg(beta=0.2), 5), (Krum(num_malicious_nodes=1), 5), *ROBUST[3:]]
+)
+def test_lost_replies_do_not_let_the_hostile_one_in(chosen: Strategy, institutions: int) -> None:
+    """What is left of a cohort must still be enough, or the round must not move the model."""
+    answered = replies(crowd(institutions, (1e6, -1e6)))[2:4]
+    try:
+        arrays, _ = rounds_of(chosen, institutions).aggregate_train(1, answered)
+    except TrainingFailed:
+        return
+    assert arrays is None or np.allclose(arrays["weight"].numpy(), HONEST, atol=0.1)
+
+
+@pytest.mark.parametrize("name", sorted(TABLE))
+def test_a_round_without_a_usable_reply_leaves_the_model_alone(name: str) -> None:
+    rounds = rounds_of(strategy(name), 5)
+    arrays, _ = rounds.aggregate_train(1, replies([[float("nan"), 0.0]] * 5))
+    assert arrays is None
+    start = ArrayRecord({"weight": Array(np.zeros(2, dtype=np.float32))})
+    list(rounds.configure_train(2, start, ConfigRecord(), Nodes(5)))  # type: ignore[arg-type]
+    arrays, _ = rounds.aggregate_train(2, replies([[1.0, -1.0]] * 5))
+    assert arrays is not None
+    assert arrays["weight"].numpy().dtype == np.float32
+    assert arrays["weight"].numpy()[0] > 0 > arrays["weight"].numpy()[1]
+
+
+# Each paper's formula by hand, on replies of two institutions.
+
+
+def test_fedavg_is_the_weighted_mean() -> None:
+    arrays, _ = rounds_of(FedAvg(), 2).aggregate_train(1, replies([[1.0, 2.0], [4.0, 8.0]], weights=[1, 2]))
+    assert arrays is not None
+    assert arrays["weight"].numpy().tolist() == pytest.approx([3.0, 6.0], rel=1e-6)
+
+
+def test_fedavgm_takes_a_step_of_the_server_learning_rate_towards_the_mean() -> None:
+    chosen = FedAvgM(server_learning_rate=0.5, server_momentum=0.0)
+    arrays, _ = rounds_of(chosen, 2, start=(2.0, 2.0)).aggregate_train(1, replies([[4.0, 0.0], [4.0, 0.0]]))
+    assert arrays is not None
+    assert arrays["weight"].numpy().tolist() == pytest.approx([3.0, 1.0])
+
+
+def test_qfedavg_with_q_zero_is_the_plain_mean() -> None:
+    arrays, _ = rounds_of(QFedAvg(q=0.0), 2).aggregate_train(1, replies([[1.0, 2.0], [3.0, 6.0]]))
+    assert arrays is not None
+    assert arrays["weight"].numpy().tolist() == pytest.approx([2.0, 4.0], rel=1e-6)
+
+
+def test_a_fedprox_message_carries_mu_to_the_institutions() -> None:
+    enter_run(1)
+    inner = FedProx(proximal_mu=0.3).build(Federation(2, 2, 0.1))
+    arrays = ArrayRecord({"weight": Array(np.zeros(2, dtype=np.float32))})
+    messages = list(inner.configure_train(1, arrays, ConfigRecord(), Nodes(2)))  # type: ignore[arg-type]
+    assert [message.content.config_records["config"]["proximal-mu"] for message in messages] == [0.3, 0.3]
+
+
+def test_the_models_file_is_the_one_whose_hash_is_told(plans: dict[str, Plan], tmp_path: Path) -> None:
+    simulate(with_strategy(plans["none"], "fedmedian"), Folder(tmp_path), Quiet())  # type: ignore[arg-type]
+    told = json.loads((tmp_path / "result.json").read_text())["model_sha256"]
+    assert told == hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
