@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -80,7 +82,20 @@ def load(schema: type[T], composed: Any) -> T:
         raise ConfigError(_in_one_line(error)) from error
     if not isinstance(settings, schema):
         raise ConfigError(f"the configuration is not a {schema.__name__}; start its YAML from the shipped schema")
+    _refuse_unknown_keys(settings, "")
     return settings
+
+
+def _refuse_unknown_keys(settings: Any, path: str) -> None:
+    """Hydra's `+key=value` adds what no dataclass has; a setting without effect must not pass for one."""
+    known = {field.name for field in fields(settings)}
+    for name, value in vars(settings).items():
+        if name not in known:
+            raise ConfigError(
+                f"there is no setting {path}{name}; nothing was run; {_command()} --cfg job prints them all"
+            )
+        if is_dataclass(value):
+            _refuse_unknown_keys(value, f"{path}{name}.")
 
 
 def choices(group: str, arguments: list[str]) -> list[str]:
@@ -111,9 +126,32 @@ def run_app(app: App[T], groups: tuple[str, ...]) -> None:
         # Hydra's own page composes the configuration first, which loads everything to print a text.
         sys.stdout.write(app.help.format(**{group: " ".join(choices(group, arguments)) for group in groups}))
         return
+    if "--version" in arguments:
+        sys.stdout.write(f"{_command()} {version('lepton-fl')}\n")
+        return
     with exit_on_error():
-        _refuse_unknown_options(arguments)
+        sys.argv[1:] = _options_first(arguments)
         _compose_and_run(app)
+
+
+def _options_first(arguments: list[str]) -> list[str]:
+    """Options before settings, since Hydra's parser takes no setting after an option; unknown ones are refused."""
+    options, settings = [], []
+    waiting = iter(arguments)
+    for argument in waiting:
+        name, has_value, _ = argument.partition("=")
+        if not name.startswith("-"):
+            settings.append(argument)
+            continue
+        if name not in _OPTIONS:
+            raise ConfigError(f"there is no option {name}; nothing was run; settings are written SETTING=VALUE")
+        options.append(argument)
+        if name in _NEED_A_VALUE and not has_value:
+            value = next(waiting, None)
+            if value is None:
+                raise ConfigError(f"{name} needs a value; nothing was run; see {_command()} --help")
+            options.append(value)
+    return [*options, *settings]
 
 
 def _compose_and_run(app: App[T]) -> None:
@@ -124,29 +162,23 @@ def _compose_and_run(app: App[T]) -> None:
 
     # Hydra prints its own many-line report and exits unless told to let exceptions through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    composed_once = []
 
     def job(composed: Any) -> None:
+        composed_once.append(True)
         # Handled inside the job: Hydra would print the overrides above an exception that leaves it.
         with exit_on_error():
             app.run(load(app.schema(), composed))
 
+    app.register_schemas()
     try:
-        app.register_schemas()
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=app.config_name)(job)()
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        if composed_once:
+            raise  # a mistake of the program, not of the configuration
+        if not isinstance(error, (HydraException, OmegaConfBaseException, yaml.YAMLError)):
+            raise ConfigError(_what_hydra_choked_on(sys.argv[1:], str(error))) from error
         raise ConfigError(_in_one_line(error)) from error
-
-
-def _refuse_unknown_options(arguments: list[str]) -> None:
-    """Hydra's own parser would answer with its whole usage, most of which is not for people."""
-    last = ""
-    for argument in arguments:
-        name = argument.partition("=")[0]
-        if name.startswith("-") and name not in _OPTIONS:
-            raise ConfigError(f"there is no option {name}; nothing was run; settings are written SETTING=VALUE")
-        last = argument
-    if last in _NEED_A_VALUE:
-        raise ConfigError(f"{last} needs a value; nothing was run; see {Path(sys.argv[0].split()[0]).name} --help")
 
 
 def job_number() -> int | None:
@@ -161,35 +193,60 @@ def job_number() -> int | None:
 
 def _in_one_line(error: BaseException) -> str:
     """What Hydra or OmegaConf meant, as one sentence a person can act on."""
-    command = Path(sys.argv[0].split()[0]).name
     chain = [error]
     while (cause := chain[-1].__cause__) is not None:
         chain.append(cause)
+    place = next((str(key) for link in chain if (key := getattr(link, "full_key", None))), "")
     # An error raised inside a dataclass's __post_init__ is the plain one; OmegaConf wraps it.
     for link in chain:
         if isinstance(link, LeptonError):
-            return str(link)
+            said = str(link) if place in str(link) else f"{place}: {link}"
+            return said if ";" in said else f"{said}; nothing was run; {_command()} --cfg job prints every setting"
     missing = getattr(error, "missing_cfg_file", None)
     if missing is not None:
-        group, _, name = str(missing).rpartition("/")
-        options = [option for option in getattr(error, "options", None) or () if not option.endswith("_schema")]
-        near = difflib.get_close_matches(name, options, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"{group}= takes {', '.join(options)}"
-        return f"there is no {group or 'configuration'} {name}; nothing was run; {hint}"
+        return _no_such_choice(str(missing), getattr(error, "options", None) or ())
     # The last link is the cause; the first says which override it was.
-    texts = [" ".join(_without_type_names(str(link)).split()) for link in (error, chain[-1])]
-    if texts[0].startswith("Could not override"):
-        key = texts[0].split("'")[1]
-        return f"there is no setting {key}; nothing was run; {command} --cfg job prints every setting"
-    said = f"{texts[0]}: {texts[1]}" if texts[1] not in texts[0] else texts[0]
-    return f"{said}; nothing was run; see {command} --help"
+    first, last = (" ".join(_for_people(str(link)).split()) for link in (error, chain[-1]))
+    unknown = re.search(r"Could not (?:override|append|delete).*? '([^']+)'", first)
+    if unknown and not first.startswith("Could not append"):
+        return f"there is no setting {unknown[1]}; nothing was run; {_command()} --cfg job prints every setting"
+    foreign = re.search(r"Key '([^']+)' not in", last)
+    if foreign:
+        hint = "does its YAML begin with `defaults: [tabular_schema]`?" if "'Task'" in last else "correct its name"
+        return f"there is no setting {place or foreign[1]}; nothing was run; {hint}"
+    absent = re.search(r"missing \d+ required positional arguments?: (.+)", last)
+    if absent:
+        return f"setting {absent[1].split(' full_key')[0]} has no value; nothing was run; give it one"
+    said = f"{first}: {last}" if last not in first else first
+    return f"{said}; nothing was run; see {_command()} --help"
 
 
-def _without_type_names(text: str) -> str:
-    """OmegaConf's message without the lines that name Python types."""
-    return "\n".join(
-        line for line in text.splitlines() if not line.strip().startswith(("object_type=", "reference_type="))
-    )
+def _what_hydra_choked_on(arguments: list[str], detail: str) -> str:
+    """Hydra lets some mistakes through as a bare ValueError, without saying where."""
+    typed = " ".join(argument for argument in arguments if "=" in argument)
+    return f"{detail.rstrip('.')}; nothing was run; look at what {typed} names"
+
+
+def _no_such_choice(missing: str, options: Iterable[str]) -> str:
+    group, _, name = missing.rpartition("/")
+    takes = [option for option in options if not option.endswith("_schema")]
+    near = difflib.get_close_matches(name, takes, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"{group}= takes {', '.join(takes)}"
+    return f"there is no {group or 'configuration'} {name}; nothing was run; {hint}"
+
+
+def _for_people(text: str) -> str:
+    """OmegaConf's message without Python's type names, Hydra's without its links."""
+    kept = [
+        line
+        for line in text.splitlines()
+        if not line.strip().startswith(("object_type=", "reference_type=", "See http"))
+    ]
+    return "\n".join(kept).replace("Structured config of type", "the settings of")
+
+
+def _command() -> str:
+    return " ".join([Path(sys.argv[0].split()[0]).name, *sys.argv[0].split()[1:]])
 
 
 def name_of(group: str) -> str:

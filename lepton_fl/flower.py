@@ -54,10 +54,10 @@ __all__ = [
     "strategies",
 ]
 
-# Copies of integers in flwr.common.constant, which is private: the coordinator's node id, and the
-# error code for "the ClientApp raised".
+# Copies of integers in flwr.common.constant, which is private.
 COORDINATOR_NODE_ID = 1
 CLIENT_APP_RAISED = 2
+NODE_UNAVAILABLE = 5
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from lepton_fl.federation.local_grid import LocalGrid
 from lepton_fl.federation.replies import Expected
 from lepton_fl.federation.rounds import RoundReport, Rounds, Run
 from lepton_fl.flower import Context, Grid, RecordDict, ServerApp
-from lepton_fl.flower import strategies as flower
 from lepton_fl.models.shape import Model, Shape
 from lepton_fl.privacy import units
 from lepton_fl.privacy.accounting import Schedule, calibrate, epsilon_spent
@@ -86,7 +86,7 @@ class Plan:
     facts: Facts
     loaded: Loaded
     program: ClientProgram
-    strategy: flower.Strategy
+    federation: Federation
 
 
 def plan(config: SimConfig, names: tuple[str, str, str]) -> Plan:
@@ -120,7 +120,8 @@ def plan(config: SimConfig, names: tuple[str, str, str]) -> Plan:
         parameters=sum(parameter.numel() for parameter in program.model.parameters()),
         claim=_claim(config, program.mechanism),
     )
-    return Plan(config, facts, loaded, program, config.strategy.build(federation))
+    config.strategy.build(federation)  # refuses here what it would refuse later
+    return Plan(config, facts, loaded, program, federation)
 
 
 def _program(config: SimConfig, shape: Shape, randomness: Randomness, institutions: int) -> ClientProgram:
@@ -188,7 +189,9 @@ def simulate(planned: Plan, folder: Folder, voice: PlainVoice | JsonVoice) -> Ou
         TrainingFailed: no institution gave a usable update in any round.
     """
     began = time.monotonic()
-    config, claim, program = planned.config, planned.facts.claim, planned.program
+    config, claim = planned.config, planned.facts.claim
+    # Training works in place; the plan stays as it was, so that it can be simulated again.
+    program = replace(planned.program, model=copy.deepcopy(planned.program.model))
     sites = {site.institution: site for site in planned.loaded.sites}
     grid = LocalGrid(client_app(program, sites), planned.facts.institutions)
     template = template_of(program.model)
@@ -198,7 +201,7 @@ def simulate(planned: Plan, folder: Folder, voice: PlainVoice | JsonVoice) -> Ou
         voice.round_done(report)
 
     rounds = Rounds(
-        planned.strategy,
+        config.strategy.build(planned.federation),
         Run(
             names=grid.names,
             expected=Expected(
@@ -207,6 +210,7 @@ def simulate(planned: Plan, folder: Folder, voice: PlainVoice | JsonVoice) -> Ou
             randomness=program.randomness,
             epsilon_after=_epsilon_after(planned),
             on_round=on_round,
+            least_replies=config.strategy.least_replies,
         ),
     )
     initial = to_arrays(program.model)
@@ -220,11 +224,12 @@ def simulate(planned: Plan, folder: Folder, voice: PlainVoice | JsonVoice) -> Ou
     voice.started(planned.facts)
     with voice.progress(config.rounds) if isinstance(voice, PlainVoice) else nullcontext():
         server_app(grid, Context(grid.run.run_id, 1, {}, RecordDict(), {}))
-    if not any(report.replied for report in rounds.reports):
-        reasons = "; ".join(f"{name}: {why}" for name, why in rounds.reports[-1].refused.items())
+    if all(report.skipped for report in rounds.reports):
+        final = rounds.reports[-1]
+        reasons = [str(final.skipped), *(f"{name}: {why}" for name, why in final.refused.items())]
         raise TrainingFailed(
-            f"no institution gave a usable update in {config.rounds} rounds ({reasons}); no model was written; "
-            "lower training.learning_rate or look at the data"
+            f"no round made a model ({'; '.join(reasons)}); no model was written; lower training.learning_rate or look "
+            "at the data"
         )
     sha256 = folder.add_model(last["arrays"], template, claim)
     outcome = Outcome(planned.facts, tuple(rounds.reports), time.monotonic() - began, sha256)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,6 +14,11 @@ from lepton_fl.flower import Array, ArrayRecord
 
 Template = Mapping[str, tuple[int, ...]]
 """Every parameter's name and shape; all are float32."""
+
+
+# A trained weight is far below this, and squares and sums of such values stay finite in float32, so that one
+# institution's number cannot freeze an adaptive strategy's second moment for good.
+LARGEST_VALUE = 1e6
 
 
 class BadArrays(ValueError):
@@ -58,21 +62,21 @@ def _values(name: str, data: bytes, shape: tuple[int, ...]) -> npt.NDArray[np.fl
     expected_bytes = 4 * int(np.prod(shape, dtype=object))
     if len(data) > expected_bytes + LARGEST_HEADER:
         raise BadArrays(f"{name} has {len(data)} bytes where {expected_bytes} are due")
-    stream = io.BytesIO(data)
     try:
-        found_shape, is_fortran, dtype = read_header(stream)
+        form = read_header(data)
     except BadMessage as error:
         raise BadArrays(f"{name}: {error}") from error
-    if dtype != np.dtype("<f4"):
-        raise BadArrays(f"{name} has the type {_short(str(dtype))}, not float32")
-    if tuple(found_shape) != shape:
-        raise BadArrays(f"{name} has the shape {_short(str(found_shape))}, not {shape}")
-    body = data[stream.tell() :]
-    if len(body) != expected_bytes:
-        raise BadArrays(f"{name} has {len(body)} bytes of values where {expected_bytes} are due")
-    values = np.frombuffer(body, dtype="<f4").reshape(shape, order="F" if is_fortran else "C").copy(order="C")
-    if not np.isfinite(values).all():
-        raise BadArrays(f"{name} has values that are not finite")
+    if form.dtype != np.dtype("<f4"):
+        raise BadArrays(f"{name} has the type {form.dtype}, not float32")
+    if form.shape != shape:
+        raise BadArrays(f"{name} has the shape {_short(str(form.shape))}, not {shape}")
+    if len(data) - form.start != expected_bytes:
+        raise BadArrays(f"{name} has {len(data) - form.start} bytes of values where {expected_bytes} are due")
+    flat = np.frombuffer(data, dtype="<f4", offset=form.start)
+    values = flat.reshape(shape, order="F" if form.is_fortran else "C").copy(order="C")
+    # NaN compares false, so it is caught here too.
+    if not (np.abs(values) <= LARGEST_VALUE).all():
+        raise BadArrays(f"{name} has values that are not finite or beyond {LARGEST_VALUE:g}")
     return values
 
 

@@ -6,7 +6,7 @@ and the institutions, and trains on exactly the bytes that a network would carry
 
 from __future__ import annotations
 
-import io
+import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -31,7 +31,11 @@ from lepton_fl.v1.message_pb2 import ArrayHeader, ArraySet, Content, Entry, Enve
 LARGEST_ENVELOPE = 16 << 20
 LARGEST_HEADER = 1 << 12
 _TTL_S = 12 * 3600.0
-_NUMERIC = "fiub"  # floats, integers, booleans: numpy's letters
+_NPY = re.compile(
+    rb"\x93NUMPY\x01\x00(?P<length>..)(?P<header>\{'descr': '(?P<dtype>[<|](?:f[248]|[iu][1248]|b1))', "
+    rb"'fortran_order': (?P<order>True|False), 'shape': \((?P<shape>(?:\d{1,12},? ?){0,8})\), \} *\n)",
+    re.DOTALL,
+)
 _LISTS: dict[type, str] = {int: "integers", float: "reals", bool: "truths", str: "texts", bytes: "blobs"}
 _SCALARS: dict[type, str] = {int: "integer", float: "real", bool: "truth", str: "text", bytes: "blob"}
 
@@ -51,6 +55,16 @@ class Encoded:
     def payload_bytes(self) -> int:
         """Of the arrays alone."""
         return sum(map(len, self.arrays))
+
+
+@dataclass(frozen=True)
+class ArrayForm:
+    """What a .npy header says."""
+
+    shape: tuple[int, ...]
+    is_fortran: bool
+    dtype: np.dtype[Any]
+    start: int  # of the values, in bytes
 
 
 @dataclass(frozen=True)
@@ -146,28 +160,24 @@ def _content(content: Content, blobs: tuple[bytes, ...]) -> RecordDict:
 
 def _array(blob: bytes) -> Array:
     """An Array around the blob, described by its own header, which is checked and bounded; no value is read."""
-    stream = io.BytesIO(blob)
-    shape, _, dtype = read_header(stream)
-    if dtype.kind not in _NUMERIC or dtype.hasobject:
-        raise BadMessage("an array is not numeric")
-    return Array(dtype=str(dtype), shape=shape, stype="numpy.ndarray", data=blob)
+    form = read_header(blob)
+    return Array(dtype=str(form.dtype), shape=form.shape, stype="numpy.ndarray", data=blob)
 
 
-def read_header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, Fortran order and type from a .npy header of bounded size.
+def read_header(blob: bytes) -> ArrayForm:
+    """Shape, order, type and place of the values of a .npy blob, from its header alone.
+
+    Only the one form that `numpy.save` writes for plain numbers is taken (format 1.0). numpy's own reader
+    evaluates the header as Python, with a fall-back for old files; a peer's bytes have no business there.
 
     Raises:
-        BadMessage: not a .npy header of version 1 or 2.
+        BadMessage: any other header.
     """
-    try:
-        version = np.lib.format.read_magic(stream)
-        if version not in ((1, 0), (2, 0)):
-            raise BadMessage("an array has an unknown format version")
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, is_fortran, dtype = read(stream, max_header_size=LARGEST_HEADER)
-    except (ValueError, EOFError, TypeError, SyntaxError, OverflowError, RecursionError, MemoryError) as error:
-        raise BadMessage("an array has no valid header") from error
-    return tuple(shape), bool(is_fortran), dtype
+    match = _NPY.match(blob[:LARGEST_HEADER])
+    if match is None or int.from_bytes(match["length"], "little") != len(match["header"]):
+        raise BadMessage("an array is not numeric or has no valid header")
+    shape = tuple(int(size) for size in match["shape"].replace(b",", b" ").split())
+    return ArrayForm(shape, match["order"] == b"True", np.dtype(match["dtype"].decode()), match.end())
 
 
 def _value_sets(records: Iterable[tuple[str, MetricRecord | ConfigRecord]]) -> Iterator[ValueSet]:

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from uuid import uuid4
 
 from lepton_fl.errors import LeptonError
-from lepton_fl.federation.codec import BadMessage, Route, decode, encode
+from lepton_fl.federation.codec import BadMessage, Encoded, Route, decode, encode
 from lepton_fl.flower import (
     CLIENT_APP_RAISED,
+    NODE_UNAVAILABLE,
     ClientApp,
     Context,
     Error,
@@ -31,7 +32,7 @@ def node_id_of(institution: str) -> int:
 
 
 class LocalGrid(Grid):
-    """Institutions are called one after another, in the order of their node ids."""
+    """Institutions are called one after another; whose turn it is first changes nothing."""
 
     def __init__(self, app: ClientApp, institutions: Sequence[str]) -> None:
         self._app = app
@@ -68,9 +69,9 @@ class LocalGrid(Grid):
         return sorted(self.names)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Call the ClientApp for each message; the replies wait for `pull_messages`."""
+        """Call the ClientApp for each message; the replies wait for `pull_messages` under these ids."""
         ids = []
-        for message in sorted(messages, key=lambda m: m.metadata.dst_node_id):
+        for message in messages:
             ids.append(uuid4().hex)
             self._replies[ids[-1]] = self._answer(message)
         return ids
@@ -86,20 +87,23 @@ class LocalGrid(Grid):
     def _answer(self, message: Message) -> Message:
         """Carry the message there and the reply back, as bytes, like a network."""
         node_id = message.metadata.dst_node_id
+        if node_id not in self.names:
+            return Message(Error(NODE_UNAVAILABLE, f"there is no node {node_id}"), reply_to=message)
         there = Route(_RUN_ID, message.metadata.src_node_id, node_id)
         back = Route(_RUN_ID, node_id, message.metadata.src_node_id)
-        instruction = decode(encode(message, uuid4().hex), there)
         try:
-            return decode(encode(self._call(instruction, node_id), uuid4().hex), back)
+            return decode(self._call(decode(encode(message, uuid4().hex), there), node_id), back)
         except BadMessage as error:
             return Message(Error(CLIENT_APP_RAISED, str(error)), reply_to=message)
 
-    def _call(self, instruction: Message, node_id: int) -> Message:
+    def _call(self, instruction: Message, node_id: int) -> Encoded:
+        """The ClientApp's answer as bytes; whatever goes wrong there is an answer too."""
         try:
-            return self._app(instruction, self._contexts[node_id])
+            return encode(self._app(instruction, self._contexts[node_id]), uuid4().hex)
         except LeptonError as error:
-            return Message(Error(CLIENT_APP_RAISED, str(error)), reply_to=instruction)
+            reason = str(error)
         except Exception as error:
             # As over the network: the federation learns the type alone, the institution's own log the rest.
             _log.exception("institution %s could not answer", self.names[node_id])
-            return Message(Error(CLIENT_APP_RAISED, type(error).__name__), reply_to=instruction)
+            reason = type(error).__name__
+        return encode(Message(Error(CLIENT_APP_RAISED, reason), reply_to=instruction), uuid4().hex)

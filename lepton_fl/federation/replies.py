@@ -7,7 +7,7 @@ institution named, and the round goes on with the others.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,10 @@ from lepton_fl.flower import Array, ArrayRecord, Message, MetricRecord, RecordDi
 from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY
 
 LARGEST_TRAIN_LOSS = 1e6  # nats per record; a larger one is a broken model or a lie
+
+
+NOT_ASKED = "it was not asked in this round"
+SECOND_REPLY = "a second reply was ignored"
 
 
 class BadReply(ValueError):
@@ -42,16 +46,28 @@ class Sorted:
     refused: dict[str, str]  # institution: reason
 
 
-def sort_replies(replies: Iterable[Message], names: Mapping[int, str], expected: Expected) -> Sorted:
-    """Check and clean every training reply; sums of floats depend on order, so ids decide it."""
+def sort_replies(
+    replies: Iterable[Message], names: Mapping[int, str], asked: Collection[int], expected: Expected
+) -> Sorted:
+    """Check and clean every training reply; sums of floats depend on order, so ids decide it.
+
+    Args:
+        names: node id to institution, of the whole federation.
+        asked: node ids of those who were asked in this round.
+    """
     usable: dict[int, Message] = {}
     refused: dict[str, str] = {}
+    seen: set[int] = set()
     for reply in replies:
         node_id = reply.metadata.src_node_id
-        name = names.get(node_id)
-        if name is None or node_id in usable:
-            refused[name or f"node {node_id}"] = "a reply that nobody asked for"
+        name = names.get(node_id, f"node {node_id}")
+        if node_id not in asked:
+            refused[name] = NOT_ASKED
             continue
+        if node_id in seen:
+            refused.setdefault(name, SECOND_REPLY)
+            continue
+        seen.add(node_id)
         try:
             usable[node_id] = _clean(reply, expected)
         except (BadReply, BadArrays) as error:
@@ -67,7 +83,7 @@ def _clean(reply: Message, expected: Expected) -> Message:
     metrics = _metrics(content)
     values = checked(content.array_records["arrays"], expected.template)
     weight = _number(metrics, WEIGHT_KEY)
-    if not 0 < weight < math.inf:
+    if weight <= 0:
         raise BadReply("its weight is not a positive number")
     kept = MetricRecord({WEIGHT_KEY: min(weight, expected.weight_cap)})
     if expected.with_loss:
@@ -94,10 +110,12 @@ def counts_of(reply: Message, expected: Expected) -> Counts:
     if not all(type(cell) is int and 0 <= cell <= expected.weight_cap for cell in cells):
         raise BadReply("its counts are not whole numbers between 0 and the weight cap")
     table = np.array(cells, dtype=np.int64).reshape(expected.counts_shape)
-    loss_sum = float(_number(metrics, "loss-sum"))
+    if table.sum() > expected.weight_cap:
+        raise BadReply("it counts more records than the weight cap")
+    loss_sum = _number(metrics, "loss-sum")
     if not 0 <= loss_sum <= LARGEST_LOSS * int(table.sum()) * (1 + 1e-9):
         raise BadReply("its loss is out of range")
-    return Counts(table, loss_sum)
+    return Counts(table, float(loss_sum))
 
 
 def _content(reply: Message) -> RecordDict:
@@ -114,7 +132,9 @@ def _metrics(content: RecordDict) -> MetricRecord:
 
 def _number(metrics: MetricRecord, key: str) -> int | float:
     value = metrics.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # Integers are finite, and some are too large for math.isfinite.
+    if not is_number or (isinstance(value, float) and not math.isfinite(value)):
         raise BadReply(f"{key} is not a finite number")
     return value
 

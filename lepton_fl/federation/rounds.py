@@ -21,7 +21,7 @@ import numpy as np
 from lepton_fl.errors import TrainingFailed
 from lepton_fl.evaluation.counts import Counts
 from lepton_fl.evaluation.metrics import Metrics, from_counts
-from lepton_fl.federation.replies import BadReply, Expected, counts_of, sort_replies
+from lepton_fl.federation.replies import NOT_ASKED, SECOND_REPLY, BadReply, Expected, counts_of, sort_replies
 from lepton_fl.flower import (
     AggregationError,
     Array,
@@ -48,6 +48,7 @@ class RoundReport:
     metrics_by_institution: Mapping[str, Metrics] = field(default_factory=dict)
     epsilon: float | None = None  # spent by the institution that was asked most often; None without privacy
     seconds: float = 0.0
+    skipped: str | None = None  # why the model is the one before; None if the round made a new one
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Run:
     randomness: Randomness  # decides the cohort
     epsilon_after: Callable[[int], float] | None  # of an institution asked in this many rounds
     on_round: Callable[[RoundReport], None]
+    least_replies: int  # usable ones, below which a round is skipped
     clock: Callable[[], float] = time.monotonic
 
 
@@ -71,6 +73,7 @@ class Rounds(strategies.Strategy):
         self._asked: Counter[str] = Counter()
         self._began = run.clock()
         self._report = RoundReport(0)
+        self._asked_now: dict[int, str] = {}
         self.reports: list[RoundReport] = []
 
     def summary(self) -> None:
@@ -86,7 +89,8 @@ class Rounds(strategies.Strategy):
         # with a seed and unpredictable without one.
         random.seed(self._run.randomness.within(server_round).stream("cohort").integer())
         messages = list(self._inner.configure_train(server_round, arrays, config, grid))
-        cohort = tuple(sorted(self._run.names[m.metadata.dst_node_id] for m in messages))
+        self._note_asked(messages)
+        cohort = tuple(sorted(self._asked_now.values()))
         self._asked.update(cohort)
         self._report = RoundReport(server_round, cohort=cohort)
         return messages
@@ -95,24 +99,36 @@ class Rounds(strategies.Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check the replies and hand the good ones to the wrapped strategy."""
-        names = self._run.names
-        checked = sort_replies(replies, names, self._run.expected)
-        replied = tuple(sorted(names[m.metadata.src_node_id] for m in checked.usable))
+        checked = sort_replies(replies, self._run.names, self._asked_now, self._run.expected)
+        replied = tuple(sorted(self._asked_now[m.metadata.src_node_id] for m in checked.usable))
         self._report = replace(self._report, replied=replied, refused=checked.refused)
+        least = self._run.least_replies
+        if len(checked.usable) < least:
+            self._report = replace(
+                self._report, skipped=f"{len(checked.usable)} usable replies, at least {least} needed"
+            )
+            return None, None
         try:
-            arrays, metrics = self._inner.aggregate_train(server_round, checked.usable)
+            # Hostile but finite values may overflow inside; what comes out is checked below.
+            with np.errstate(over="ignore", invalid="ignore"):
+                arrays, metrics = self._inner.aggregate_train(server_round, checked.usable)
         except (AggregationError, InconsistentMessageReplies) as error:
             raise TrainingFailed(
                 f"round {server_round} could not be aggregated: {error}; the model of round {server_round - 1} is "
                 "the last one; choose another strategy or more institutions"
             ) from error
+        if arrays is None:
+            self._report = replace(self._report, skipped="the strategy made no model of these replies")
+            return None, None
         return self._as_float32(arrays, server_round), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask every institution to count its hold-out."""
-        return list(self._inner.configure_evaluate(server_round, arrays, config, grid))
+        messages = list(self._inner.configure_evaluate(server_round, arrays, config, grid))
+        self._note_asked(messages)
+        return messages
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Pool the counts, close the round, report it."""
@@ -131,12 +147,21 @@ class Rounds(strategies.Strategy):
         self._run.on_round(report)
         return None
 
+    def _note_asked(self, messages: Iterable[Message]) -> None:
+        """Remember whose replies are wanted; all others are refused."""
+        self._asked_now = {m.metadata.dst_node_id: self._run.names[m.metadata.dst_node_id] for m in messages}
+
     def _counts(self, replies: Iterable[Message]) -> tuple[dict[str, Counts], dict[str, str]]:
         counts: dict[str, Counts] = {}
         refused: dict[str, str] = {}
         for reply in sorted(replies, key=lambda m: m.metadata.src_node_id):
-            name = self._run.names.get(reply.metadata.src_node_id)
-            if name is None or name in counts:
+            node_id = reply.metadata.src_node_id
+            name = self._run.names.get(node_id, f"node {node_id}")
+            if node_id not in self._asked_now:
+                refused[name] = NOT_ASKED
+                continue
+            if name in counts:
+                refused[name] = SECOND_REPLY
                 continue
             try:
                 counts[name] = counts_of(reply, self._run.expected)
@@ -144,10 +169,8 @@ class Rounds(strategies.Strategy):
                 refused[name] = str(error)
         return counts, refused
 
-    def _as_float32(self, arrays: ArrayRecord | None, server_round: int) -> ArrayRecord | None:
+    def _as_float32(self, arrays: ArrayRecord, server_round: int) -> ArrayRecord:
         """Flower's adaptive strategies return float64; the model, and every reply, is float32."""
-        if arrays is None:
-            return None
         values = {name: array.numpy().astype(np.float32) for name, array in arrays.items()}
         if not all(np.isfinite(value).all() for value in values.values()):
             raise TrainingFailed(

@@ -34,6 +34,13 @@ class Shape:
         return (self.features[0], self.features[1], self.features[2])
 
 
+def require_positive(**sizes: int) -> None:
+    """Refuse a layer without units."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ConfigError(f"model.{name} must be at least 1, got {size}")
+
+
 @dataclass
 class Model:
     """A model's settings; `build` makes the model."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lepton_fl.models.shape import Model, Shape
+from lepton_fl.models.shape import Model, Shape, require_positive
 
 
 @dataclass
@@ -19,6 +19,9 @@ class TanhCnn(Model):
 
     channels: int  # of the first layer; the second has twice as many
     hidden: int  # units of the dense layer
+
+    def __post_init__(self) -> None:
+        require_positive(channels=self.channels, hidden=self.hidden)
 
     def build(self, shape: Shape) -> nn.Module:
         """See `Model.build`."""

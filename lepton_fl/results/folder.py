@@ -25,7 +25,7 @@ class Folder:
             # A run that stops half-way must not be mistaken for the one that was here before.
             for name in ("result.json", "rounds.jsonl", "model.safetensors", "learning_curve.png"):
                 (path / name).unlink(missing_ok=True)
-            self._rounds = (path / "rounds.jsonl").open("w")
+            (path / "rounds.jsonl").touch()
         except OSError as error:
             raise ConfigError(
                 f"cannot write to {path}: {error.strerror}; nothing was trained; choose output=DIR"
@@ -33,8 +33,8 @@ class Folder:
 
     def add_round(self, report: RoundReport, claim: Claim) -> None:
         """Append one line to `rounds.jsonl`; it is on disk before the next round begins."""
-        self._rounds.write(json.dumps(report_as_json(report, claim)) + "\n")
-        self._rounds.flush()
+        with (self.path / "rounds.jsonl").open("a") as file:
+            file.write(json.dumps(report_as_json(report, claim)) + "\n")
 
     def add_model(self, arrays: ArrayRecord, template: Template, claim: Claim) -> str:
         """Write `model.safetensors`; returns its SHA-256, equal for equal models."""
@@ -46,7 +46,6 @@ class Folder:
 
     def finish(self, outcome: Outcome) -> None:
         """Write the picture and, last, `result.json`: where it stands, everything else does."""
-        self._rounds.close()
         self._replace("learning_curve.png", draw(outcome))
         self._replace("result.json", (json.dumps(outcome.as_json(), indent=2) + "\n").encode())
 

@@ -113,6 +113,7 @@ def report_as_json(report: RoundReport, claim: Claim) -> dict[str, Any]:
         "cohort": list(report.cohort),
         "replied": list(report.replied),
         "refused": dict(report.refused),
+        "skipped": report.skipped,
         "metrics": metrics_as_json(report.metrics),
         "private": claim.is_private,
         "epsilon": report.epsilon if claim.is_private else None,

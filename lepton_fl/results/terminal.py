@@ -98,6 +98,8 @@ class PlainVoice:
         self._write(round_line(report, self._facts))
         for institution, reason in report.refused.items():
             self._write(f"  {institution} left out: {reason}")
+        if report.skipped:
+            self._write(f"  round {report.round} skipped, the model stays: {report.skipped}")
         self._advance()
 
     def finished(self, outcome: Outcome, folder: str) -> None:
@@ -144,15 +146,15 @@ def opening(facts: Facts) -> list[str]:
 
 def round_line(report: RoundReport, facts: Facts) -> str:
     """One round in fixed columns."""
-    width = len(str(facts.rounds))
+    width, people = len(str(facts.rounds)), len(str(len(facts.institutions)))
     return "  ".join(
         [
             f"round {report.round:>{width}}/{facts.rounds}",
-            f"cohort {len(report.cohort)}",
-            f"replied {len(report.replied)}",
+            f"cohort {len(report.cohort):>{people}}",
+            f"replied {len(report.replied):>{people}}",
             *figures(report.metrics),
             spent(report.epsilon, facts.claim),
-            f"{report.seconds:5.1f} s",
+            f"{report.seconds:6.1f} s",
         ]
     )
 
@@ -160,16 +162,17 @@ def round_line(report: RoundReport, facts: Facts) -> str:
 def figures(metrics: Metrics | None) -> list[str]:
     """Loss, and AUC where there are two classes, and accuracy, in fixed widths."""
     if metrics is None or metrics.loss is None or metrics.accuracy is None:
-        return ["no evaluation"]
+        return ["no evaluation".ljust(len("loss   0.000  auc 0.000  accuracy 0.0000"))]
     auc = [f"auc {metrics.auc:.3f}"] if metrics.auc is not None else []
-    return [f"loss {metrics.loss:.3f}", *auc, f"accuracy {metrics.accuracy:.4f}"]
+    return [f"loss {metrics.loss:7.3f}", *auc, f"accuracy {metrics.accuracy:.4f}"]
 
 
 def spent(epsilon: float | None, claim: Claim) -> str:
     """Epsilon of budget, or that there is no promise."""
     if not claim.is_private or epsilon is None:
         return "not private"
-    return f"epsilon {epsilon:.2f} of {claim.epsilon_budget:.2f}"
+    budget = f"{claim.epsilon_budget:.2f}"
+    return f"epsilon {epsilon:{len(budget)}.2f} of {budget}"
 
 
 def closing(outcome: Outcome, folder: str) -> list[str]:

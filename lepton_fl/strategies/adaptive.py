@@ -22,8 +22,8 @@ class FedAdagrad(Strategy):
         require("server_learning_rate", self.server_learning_rate, self.server_learning_rate > 0, "> 0")
         require("tau", self.tau, self.tau > 0, "> 0")
 
-    def build(self, federation: Federation) -> flower.Strategy:
-        """See `Strategy.build`."""
+    def make(self, federation: Federation) -> flower.Strategy:
+        """See `Strategy.make`."""
         return flower.FedAdagrad(eta=self.server_learning_rate, tau=self.tau, **federation.arguments())
 
 
@@ -39,8 +39,8 @@ class FedAdam(FedAdagrad):
         require("beta_1", self.beta_1, 0 <= self.beta_1 < 1, "in [0, 1)")
         require("beta_2", self.beta_2, 0 <= self.beta_2 < 1, "in [0, 1)")
 
-    def build(self, federation: Federation) -> flower.Strategy:
-        """See `Strategy.build`."""
+    def make(self, federation: Federation) -> flower.Strategy:
+        """See `Strategy.make`."""
         return flower.FedAdam(
             eta=self.server_learning_rate,
             tau=self.tau,
@@ -54,8 +54,8 @@ class FedAdam(FedAdagrad):
 class FedYogi(FedAdam):
     """Yogi at the server: Adam whose step size recovers slowly after a large update."""
 
-    def build(self, federation: Federation) -> flower.Strategy:
-        """See `Strategy.build`."""
+    def make(self, federation: Federation) -> flower.Strategy:
+        """See `Strategy.make`."""
         return flower.FedYogi(
             eta=self.server_learning_rate,
             tau=self.tau,

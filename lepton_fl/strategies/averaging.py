@@ -16,8 +16,8 @@ class FedAvg(Strategy):
     McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Decentralized Data".
     """
 
-    def build(self, federation: Federation) -> flower.Strategy:
-        """See `Strategy.build`."""
+    def make(self, federation: Federation) -> flower.Strategy:
+        """See `Strategy.make`."""
         return flower.FedAvg(**federation.arguments())
 
 
@@ -33,8 +33,8 @@ class FedProx(Strategy):
     def __post_init__(self) -> None:
         require("proximal_mu", self.proximal_mu, self.proximal_mu >= 0, ">= 0")
 
-    def build(self, federation: Federation) -> flower.Strategy:
-        """See `Strategy.build`."""
+    def make(self, federation: Federation) -> flower.Strategy:
+        """See `Strategy.make`."""
         return flower.FedProx(proximal_mu=self.proximal_mu, **federation.arguments())
 
 
@@ -53,8 +53,8 @@ class FedAvgM(Strategy):
         require("server_learning_rate", self.server_learning_rate, self.server_learning_rate > 0, "> 0")
         require("server_momentum", self.server_momentum, 0 <= self.server_momentum < 1, "in [0, 1)")
 
-    def build(self, federation: Federation) -> flower.Strategy:
-        """See `Strategy.build`."""
+    def make(self, federation: Federation) -> flower.Strategy:
+        """See `Strategy.make`."""
         return flower.FedAvgM(
             server_learning_rate=self.server_learning_rate,
             server_momentum=self.server_momentum,
@@ -76,8 +76,8 @@ class QFedAvg(Strategy):
     def __post_init__(self) -> None:
         require("q", self.q, self.q >= 0, ">= 0")
 
-    def build(self, federation: Federation) -> flower.Strategy:
-        """See `Strategy.build`."""
+    def make(self, federation: Federation) -> flower.Strategy:
+        """See `Strategy.make`."""
         return flower.QFedAvg(
             client_learning_rate=federation.client_learning_rate,
             q=self.q,

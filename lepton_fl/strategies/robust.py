@@ -1,10 +1,13 @@
-"""Strategies that outvote hostile updates; each names how many it withstands, and how large a cohort that takes."""
+"""Strategies that outvote hostile updates; each names how many it withstands.
+
+With fewer usable replies than its paper asks for, a round is skipped: Flower would average them all the same.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 
-from lepton_fl.errors import ConfigError
 from lepton_fl.flower import strategies as flower
 from lepton_fl.strategies.strategy import Federation, Strategy, require
 
@@ -16,8 +19,17 @@ class FedMedian(Strategy):
     Yin et al. 2018, "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates".
     """
 
-    def build(self, federation: Federation) -> flower.Strategy:
-        """See `Strategy.build`."""
+    @property
+    def least_replies(self) -> int:
+        """Three: the median of two is their mean."""
+        return 3
+
+    def least_because(self) -> str:
+        """See `Strategy.least_because`."""
+        return "the median of two models is their mean"
+
+    def make(self, federation: Federation) -> flower.Strategy:
+        """See `Strategy.make`."""
         return flower.FedMedian(**federation.arguments())
 
 
@@ -28,18 +40,27 @@ class FedTrimmedAvg(Strategy):
     Yin et al. 2018, "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates".
     """
 
-    beta: float  # share cut off at each end, in [0, 0.5)
+    beta: float  # share cut off at each end, in (0, 0.5)
 
     def __post_init__(self) -> None:
-        require("beta", self.beta, 0 <= self.beta < 0.5, "in [0, 0.5)")
+        require("beta", self.beta, 0 < self.beta < 0.5, "in (0, 0.5)")
 
-    def build(self, federation: Federation) -> flower.Strategy:
-        """See `Strategy.build`."""
-        if self.beta > 0 and int(self.beta * federation.cohort_size) == 0:
-            raise ConfigError(
-                f"strategy.beta {self.beta} of a cohort of {federation.cohort_size} cuts off nobody, which is plain "
-                f"averaging; nothing was trained; raise it to at least {1 / federation.cohort_size:.3g}"
-            )
+    @property
+    def least_replies(self) -> int:
+        """So many that beta of them, rounded down as Flower does, is at least one."""
+        return next(replies for replies in count(3) if int(self.beta * replies) >= 1)
+
+    def least_because(self) -> str:
+        """See `Strategy.least_because`."""
+        return f"strategy.beta {self.beta} of fewer models cuts off nobody"
+
+    def advice(self, federation: Federation) -> str:
+        """The least share, in hundredths, that cuts off one model at each end."""
+        shares = [share / 100 for share in range(1, 50) if int(share / 100 * federation.cohort_size) >= 1]
+        return f"raise strategy.beta to {shares[0]}" if shares else "choose another strategy or add institutions"
+
+    def make(self, federation: Federation) -> flower.Strategy:
+        """See `Strategy.make`."""
         return flower.FedTrimmedAvg(beta=self.beta, **federation.arguments())
 
 
@@ -55,9 +76,22 @@ class Krum(Strategy):
     def __post_init__(self) -> None:
         require("num_malicious_nodes", self.num_malicious_nodes, self.num_malicious_nodes >= 0, ">= 0")
 
-    def build(self, federation: Federation) -> flower.Strategy:
-        """See `Strategy.build`."""
-        require_cohort(federation, 2 * self.num_malicious_nodes + 3, "2f + 3")
+    @property
+    def least_replies(self) -> int:
+        """2f + 3, as the paper proves."""
+        return 2 * self.num_malicious_nodes + 3
+
+    def least_because(self) -> str:
+        """See `Strategy.least_because`."""
+        f, least = self.num_malicious_nodes, self.least_replies
+        return f"strategy.num_malicious_nodes f = {f} is withstood from 2f + 3 = {least} models on"
+
+    def advice(self, federation: Federation) -> str:
+        """See `Strategy.advice`."""
+        return "lower strategy.num_malicious_nodes or add institutions"
+
+    def make(self, federation: Federation) -> flower.Strategy:
+        """See `Strategy.make`."""
         return flower.Krum(num_malicious_nodes=self.num_malicious_nodes, **federation.arguments())
 
 
@@ -71,9 +105,8 @@ class MultiKrum(Krum):
         super().__post_init__()
         require("num_nodes_to_select", self.num_nodes_to_select, self.num_nodes_to_select >= 1, ">= 1")
 
-    def build(self, federation: Federation) -> flower.Strategy:
-        """See `Strategy.build`."""
-        require_cohort(federation, 2 * self.num_malicious_nodes + 3, "2f + 3")
+    def make(self, federation: Federation) -> flower.Strategy:
+        """See `Strategy.make`."""
         most = federation.cohort_size - self.num_malicious_nodes
         require(
             "num_nodes_to_select",
@@ -95,16 +128,16 @@ class Bulyan(Krum):
     El Mhamdi et al. 2018, "The Hidden Vulnerability of Distributed Learning in Byzantium".
     """
 
-    def build(self, federation: Federation) -> flower.Strategy:
-        """See `Strategy.build`."""
-        require_cohort(federation, 4 * self.num_malicious_nodes + 3, "4f + 3")
+    @property
+    def least_replies(self) -> int:
+        """4f + 3, as the paper proves."""
+        return 4 * self.num_malicious_nodes + 3
+
+    def least_because(self) -> str:
+        """See `Strategy.least_because`."""
+        f, least = self.num_malicious_nodes, self.least_replies
+        return f"strategy.num_malicious_nodes f = {f} is withstood from 4f + 3 = {least} models on"
+
+    def make(self, federation: Federation) -> flower.Strategy:
+        """See `Strategy.make`."""
         return flower.Bulyan(num_malicious_nodes=self.num_malicious_nodes, **federation.arguments())
-
-
-def require_cohort(federation: Federation, least: int, formula: str) -> None:
-    """Refuse a cohort below what the paper proves: Flower would average it all the same, or skip the round."""
-    if federation.cohort_size < least:
-        raise ConfigError(
-            f"this strategy needs a cohort of at least {formula} = {least} for strategy.num_malicious_nodes, and "
-            f"{federation.cohort_size} take part; nothing was trained; lower num_malicious_nodes or add institutions"
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -38,12 +39,34 @@ class Strategy:
 
     needs_exact_loss: ClassVar[bool] = False  # of each institution's training records
 
+    @property
+    def least_replies(self) -> int:
+        """Usable replies below which a round is skipped, since what the strategy promises would not hold."""
+        return 1
+
     def build(self, federation: Federation) -> flower.Strategy:
         """Flower's strategy; raises `ConfigError` where the federation is too small for it."""
+        if federation.cohort_size < self.least_replies:
+            raise ConfigError(
+                f"{self.least_because()}, so a cohort of at least {self.least_replies} institutions is needed and "
+                f"{federation.cohort_size} take part; nothing was trained; {self.advice(federation)}"
+            )
+        return self.make(federation)
+
+    def least_because(self) -> str:
+        """The clause that explains `least_replies`."""
+        return "a mean needs a model"
+
+    def advice(self, federation: Federation) -> str:
+        """What to do in a federation that is too small."""
+        return "choose another strategy or add institutions"
+
+    def make(self, federation: Federation) -> flower.Strategy:
+        """Flower's strategy for a federation that is large enough."""
         raise NotImplementedError
 
 
 def require(name: str, value: float, holds: bool, claim: str) -> None:
-    """Refuse a setting outside of its range."""
-    if not holds:
-        raise ConfigError(f"strategy.{name} must be {claim}, got {value}")
+    """Refuse a setting outside of its range, or not finite."""
+    if not (holds and math.isfinite(value)):
+        raise ConfigError(f"strategy.{name} must be {claim} and finite, got {value}")

@@ -27,14 +27,18 @@ class Column:
     high: float | None = None
     values: list[str] | None = None
 
-    def __post_init__(self) -> None:
+    def check(self, name: str) -> None:
+        """Raise `ConfigError`, naming the column, if it is not wholly declared."""
         if self.kind not in _KINDS:
-            raise ConfigError(f"a column's kind must be one of {', '.join(_KINDS)}, got {self.kind}")
+            raise ConfigError(f"task.columns.{name}.kind must be one of {', '.join(_KINDS)}, got {self.kind}")
         if self.kind == "numeric":
             if self.low is None or self.high is None or not -math.inf < self.low < self.high < math.inf:
-                raise ConfigError(f"a numeric column needs declared bounds low < high, got {self.low} and {self.high}")
-        elif self.values is None or len(self.values) < 2 or len(set(self.values)) < len(self.values):
-            raise ConfigError(f"a categorical column needs at least two different values, got {self.values}")
+                raise ConfigError(
+                    f"task.columns.{name} needs declared bounds low < high, got {self.low} and {self.high}; nothing "
+                    "was read; take them from common knowledge, never from the data"
+                )
+        elif self.values is None or not _all_different(self.values):
+            raise ConfigError(f"task.columns.{name} needs at least two different values, got {self.values}")
 
     @property
     def width(self) -> int:
@@ -50,8 +54,25 @@ class Label:
     values: list[str]
 
     def __post_init__(self) -> None:
-        if len(self.values) < 2 or len(set(self.values)) < len(self.values):
+        if not _all_different(self.values):
             raise ConfigError(f"task.label.values needs at least two different values, got {self.values}")
+
+
+def plain(cell: str) -> str:
+    """One spelling of a value: 1, 1.0 and true are one, as exporters write them differently."""
+    whole = cell.removesuffix(".0")
+    return whole if whole.lstrip("-").isdigit() else {"true": "1", "false": "0"}.get(cell.lower(), cell)
+
+
+def quoting_hint(values: list[str]) -> str:
+    """A clause for values that look like what YAML made of an unquoted yes or no; else nothing."""
+    looks_so = {"True", "False"} & set(values)
+    return " (YAML reads an unquoted yes or no as True or False: quote them)" if looks_so else ""
+
+
+def _all_different(values: list[str]) -> bool:
+    """At least two, no two of them the same value in another spelling."""
+    return len(values) >= 2 and len({plain(value) for value in values}) == len(values)
 
 
 def scale(numbers: npt.NDArray[np.float64], column: Column) -> npt.NDArray[np.float32]:

@@ -15,7 +15,7 @@ import torch
 
 from lepton_fl.errors import ConfigError, DataError
 from lepton_fl.models.shape import Shape
-from lepton_fl.tasks.schema import Column, Label, one_hot, scale
+from lepton_fl.tasks.schema import Column, Label, one_hot, plain, quoting_hint, scale
 from lepton_fl.tasks.table import FIRST_ROW, Text, read_columns
 from lepton_fl.tasks.task import DataSource, Loaded, Request, Task, Warned
 from lepton_fl.training.examples import Examples, Site
@@ -37,8 +37,13 @@ class Tabular(Task):
         super().__post_init__()
         if not self.columns:
             raise ConfigError("task.columns must name at least one column")
-        for name in (self.label.column, self.subject, self.institution):
-            if name is not None and name in self.columns:
+        for name, column in self.columns.items():
+            column.check(name)
+        apart = [name for name in (self.label.column, self.subject, self.institution) if name is not None]
+        if len(set(apart)) < len(apart):
+            raise ConfigError(f"label, subject and institution must be different columns, got {', '.join(apart)}")
+        for name in apart:
+            if name in self.columns:
                 raise ConfigError(
                     f"task.columns has {name}, which is the label, the subject or the institution; as a feature "
                     "it would give the answer away; remove it there"
@@ -130,7 +135,7 @@ def examine(task: Tabular, table: dict[str, Text]) -> Examined:
         )
     for name in (task.subject, task.institution):
         if name is not None:
-            _refuse_where(table[name] == "", rows, f"column {name} is empty")
+            _refuse_where(_is_missing(table[name], task.missing), rows, f"column {name} is empty")
     blocks = []
     for name, column in task.columns.items():
         block, found = _encode(name, column, table[name], (rows, task.missing))
@@ -161,7 +166,8 @@ def _labels(task: Tabular, text: Text, rows: npt.NDArray[np.int64]) -> tuple[npt
     _refuse_where(
         (codes < 0) & ~missing,
         rows,
-        f"column {task.label.column} has a label that task.label.values does not declare",
+        f"column {task.label.column} has a label that task.label.values does not declare"
+        f"{quoting_hint(task.label.values)}",
     )
     return codes, _warned("label missing, row left out", task.label.column, missing, rows)
 
@@ -175,8 +181,7 @@ def _encode(
         codes = _codes(text, column.values)
         unknown = (codes < 0) & ~missing
         what = "undeclared category, taken as missing"
-        if unknown.any() and {"True", "False"} & set(column.values):
-            what += " (YAML reads an unquoted yes or no as True or False: quote them)"
+        what += quoting_hint(column.values)
         return one_hot(codes, column), _warned(what, name, unknown, rows)
     numbers = _numbers(name, np.where(missing, "nan", text), missing, rows)
     assert column.low is not None and column.high is not None  # noqa: S101, PT018 - for the type checker
@@ -188,12 +193,9 @@ def _encode(
 def _numbers(
     name: str, text: Text, missing: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    try:
-        numbers = text.astype(np.float64)
-    except ValueError:
-        bad = np.array([not _is_number(cell) for cell in text.tolist()])
-        _refuse_where(bad, rows, f"column {name} is declared numeric and holds something that is not a number")
-        raise
+    bad = np.array([not _is_number(cell) for cell in text.tolist()], dtype=np.bool_)
+    _refuse_where(bad, rows, f"column {name} is declared numeric and holds something that is not a number")
+    numbers = text.astype(np.float64)
     _refuse_where(~np.isfinite(numbers) & ~missing, rows, f"column {name} holds a number that is not finite")
     return numbers
 
@@ -203,22 +205,18 @@ def _is_number(cell: str) -> bool:
         float(cell)
     except ValueError:
         return False
-    return True
+    return "_" not in cell  # Python would read 1_000 as a thousand
 
 
 def _codes(text: Text, values: list[str]) -> npt.NDArray[np.int64]:
-    """Position of each text among the values, -1 where it is none of them; 1, 1.0 and "1" are one value."""
-    place = {_plain(value): number for number, value in enumerate(values)}
-    return np.array([place.get(_plain(cell), -1) for cell in text.tolist()], dtype=np.int64)
-
-
-def _plain(cell: str) -> str:
-    """A whole number written with decimals, as floating-point columns export it, without them."""
-    return cell.removesuffix(".0") if cell.removesuffix(".0").lstrip("-").isdigit() else cell
+    """Position of each text among the values, -1 where it is none of them."""
+    place = {plain(value): number for number, value in enumerate(values)}
+    return np.array([place.get(plain(cell), -1) for cell in text.tolist()], dtype=np.int64)
 
 
 def _is_missing(text: Text, missing_texts: list[str]) -> npt.NDArray[np.bool_]:
-    return np.isin(text, ["", *missing_texts])
+    texts = {"", *map(plain, missing_texts)}
+    return np.array([plain(cell) in texts for cell in text.tolist()], dtype=np.bool_)
 
 
 def _warned(what: str, column: str, where: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64]) -> list[Warned]:

@@ -115,12 +115,12 @@ def test_only_the_replies_asked_for_are_pulled(grid: LocalGrid) -> None:
 def test_message_ids_come_in_the_order_of_the_messages(grid: LocalGrid) -> None:
     for names in (SITES, SITES[::-1]):
         ids = list(grid.push_messages([instruction(grid, name) for name in names]))
-        answered = [list(grid.pull_messages([message_id]))[0].metadata.src_node_id for message_id in ids]
+        answered = [next(iter(grid.pull_messages([message_id]))).metadata.src_node_id for message_id in ids]
         assert answered == [node_id_of(name) for name in names]
 
 
 def test_an_exceptions_text_stays_at_the_institution(grid: LocalGrid) -> None:
-    reply = list(grid.send_and_receive([instruction(grid, "Hungary", kind="query")]))[0]
+    reply = next(iter(grid.send_and_receive([instruction(grid, "Hungary", kind="query")])))
     assert reply.has_error()
     assert (reply.error.code, reply.error.reason) == (CLIENT_APP_RAISED, "RareError")
     assert CANARY not in repr(reply)
@@ -129,7 +129,7 @@ def test_an_exceptions_text_stays_at_the_institution(grid: LocalGrid) -> None:
 
 
 def test_a_lepton_errors_sentence_is_passed_on(grid: LocalGrid) -> None:
-    reply = list(grid.send_and_receive([instruction(grid, "Cleveland", kind="query")]))[0]
+    reply = next(iter(grid.send_and_receive([instruction(grid, "Cleveland", kind="query")])))
     assert reply.error.reason == "column age: not a number (3 rows, first in row 2)"
 
 
@@ -143,7 +143,7 @@ def test_the_others_answer_although_one_raises(grid: LocalGrid) -> None:
 
 
 def test_a_question_nobody_answers_gives_an_error_reply(grid: LocalGrid) -> None:
-    reply = list(grid.send_and_receive([instruction(grid, "Hungary", kind="evaluate")]))[0]
+    reply = next(iter(grid.send_and_receive([instruction(grid, "Hungary", kind="evaluate")])))
     assert reply.has_error()
 
 
@@ -166,7 +166,7 @@ def test_the_operator_and_an_institution_share_no_object() -> None:
     grid = LocalGrid(app, ["Hungary"])
     values = np.arange(3, dtype=np.float32)
     sent = Message(RecordDict({"arrays": ArrayRecord({"w": Array(values)})}), node_id_of("Hungary"), "train")
-    reply = list(grid.send_and_receive([sent]))[0]
+    reply = next(iter(grid.send_and_receive([sent])))
     assert kept[0].content is not sent.content
     assert reply.content is not kept[0].content
     assert np.array_equal(reply.content.array_records["arrays"]["w"].numpy(), values)
@@ -181,5 +181,5 @@ def test_an_institution_cannot_answer_in_anothers_name() -> None:
         return Message(RecordDict(), reply_to=forged)
 
     grid = LocalGrid(app, SITES)
-    reply = list(grid.send_and_receive([instruction(grid, "Hungary")]))[0]
+    reply = next(iter(grid.send_and_receive([instruction(grid, "Hungary")])))
     assert reply.metadata.src_node_id == node_id_of("Hungary")

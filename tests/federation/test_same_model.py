@@ -62,7 +62,7 @@ def seeded() -> dict[str, Plan]:
 def untouched(base: Plan) -> Plan:
     """The same plan with a model and a strategy of its own."""
     program = replace(base.program, model=copy.deepcopy(base.program.model))
-    return replace(base, program=program, strategy=copy.deepcopy(base.strategy))
+    return replace(base, program=program, federation=base.federation)
 
 
 def unseeded(base: Plan) -> Plan:
@@ -126,7 +126,7 @@ def test_the_order_of_the_institutions_changes_nothing(
     privacy: str, cohort_size: int, seeded: dict[str, Plan], tmp_path: Path
 ) -> None:
     base = seeded[privacy]
-    base = replace(base, strategy=base.config.strategy.build(Federation(4, cohort_size, 0.5)))
+    base = replace(base, federation=Federation(4, cohort_size, 0.5))
     reversed_sites = replace(base.loaded, sites=base.loaded.sites[::-1])
     other = replace(
         untouched(base),
@@ -160,8 +160,17 @@ def written(one: Plan, folder: Path) -> tuple[dict[str, object], list[dict[str, 
     return json.loads((folder / "result.json").read_text()), rounds, metadata(folder)
 
 
-def test_a_seeded_run_is_labelled_not_private_in_every_file(seeded: dict[str, Plan], tmp_path: Path) -> None:
-    result, rounds, labels = written(untouched(seeded["record"]), tmp_path)
+Files = tuple[dict[str, object], list[dict[str, object]], dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def files(seeded: dict[str, Plan], tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """What a seeded run with privacy=record wrote."""
+    return written(untouched(seeded["record"]), tmp_path_factory.mktemp("seeded"))
+
+
+def test_a_seeded_run_is_labelled_not_private_in_every_file(files: Files) -> None:
+    result, rounds, labels = files
     assert result["private"] is False
     assert result["epsilon"] is None
     assert "seed=5" in str(result["not_private_because"])
@@ -171,8 +180,8 @@ def test_a_seeded_run_is_labelled_not_private_in_every_file(seeded: dict[str, Pl
     assert "seed=5" in labels["privacy"]
 
 
-def test_a_seeded_run_still_tells_what_it_would_cost_without_the_seed(seeded: dict[str, Plan], tmp_path: Path) -> None:
-    result, rounds, _ = written(untouched(seeded["record"]), tmp_path)
+def test_a_seeded_run_still_tells_what_it_would_cost_without_the_seed(files: Files) -> None:
+    result, rounds, _ = files
     spent = [float(str(line["epsilon_without_seed"])) for line in rounds]
     assert spent == sorted(spent)
     assert 0 < spent[0] < spent[-1] <= 1.0
@@ -253,7 +262,7 @@ def wrapped(chosen: Strategy) -> Rounds:
     names = {1: "a", 2: "b", 3: "c"}
     expected = Expected({"w": (3,)}, (2, 2), 1000, with_loss=False)
     inner = chosen.build(Federation(3, 3, 0.1))
-    return Rounds(inner, Run(names, expected, Randomness(1), None, lambda report: None))
+    return Rounds(inner, Run(names, expected, Randomness(1), None, lambda report: None, 1))
 
 
 @pytest.mark.parametrize("chosen", [FedAvg(), FedAvgM(server_learning_rate=0.5, server_momentum=0.9)])

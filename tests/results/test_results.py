@@ -115,7 +115,18 @@ def test_there_is_one_line_for_each_round(finished: tuple[Outcome, Path]) -> Non
     lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines] == list(range(1, ROUNDS + 1))
     assert {tuple(line) for line in lines} == {
-        ("round", "cohort", "replied", "refused", "metrics", "private", "epsilon", "epsilon_without_seed", "seconds")
+        (
+            "round",
+            "cohort",
+            "replied",
+            "refused",
+            "skipped",
+            "metrics",
+            "private",
+            "epsilon",
+            "epsilon_without_seed",
+            "seconds",
+        )
     }
     assert lines[-1]["metrics"] == json.loads((folder / "result.json").read_text())["metrics"]
     spent = [line["epsilon"] for line in lines]

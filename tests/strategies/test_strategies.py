@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-from collections.abc import Iterable, Sequence
+import gc
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from lepton_fl.strategies.averaging import FedAvg, FedAvgM, FedProx, QFedAvg
 from lepton_fl.strategies.robust import Bulyan, FedMedian, FedTrimmedAvg, Krum, MultiKrum
 from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY, Federation, Strategy
 
-ROUNDS = 5
+ROUNDS = 3
 NEEDS_LOSS = {"qfedavg"}
 
 
@@ -60,6 +59,14 @@ def strategy(name: str, *overrides: str) -> Strategy:
     return settings(f"strategy={name}", *overrides).strategy
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _little_to_collect() -> Iterator[None]:
+    """Flower collects garbage for every reply it unpacks; what is loaded already need not be looked at each time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="module")
 def plans() -> dict[str, Plan]:
     """One plan for each privacy; calibrated once, since the strategy changes nothing of it."""
@@ -71,9 +78,7 @@ def with_strategy(base: Plan, name: str) -> Plan:
     """The same plan for another strategy, with a model that nobody has trained yet."""
     program = replace(base.program, model=copy.deepcopy(base.program.model))
     config = replace(base.config, strategy=strategy(name))
-    institutions = len(base.facts.institutions)
-    built = config.strategy.build(Federation(institutions, institutions, config.training.learning_rate))
-    return replace(base, config=config, program=program, strategy=built, facts=replace(base.facts, strategy=name))
+    return replace(base, config=config, program=program, facts=replace(base.facts, strategy=name))
 
 
 CHOICES = [
@@ -192,7 +197,7 @@ def test_a_cohort_below_the_papers_bound_is_refused(too_demanding: Strategy, coh
 
 def test_multikrum_does_not_average_more_models_than_are_honest() -> None:
     federation = Federation(institutions=5, cohort_size=5, client_learning_rate=0.1)
-    with pytest.raises(ConfigError, match="num_nodes_to_select must be at most 4, got 5"):
+    with pytest.raises(ConfigError, match="num_nodes_to_select must be at most 4 and finite, got 5"):
         MultiKrum(num_malicious_nodes=1, num_nodes_to_select=5).build(federation)
     MultiKrum(num_malicious_nodes=1, num_nodes_to_select=4).build(federation)
 
@@ -246,7 +251,7 @@ def rounds_of(chosen: Strategy, institutions: int, start: Sequence[float] = (0.0
     names = {node: f"hospital-{node}" for node in range(1, institutions + 1)}
     expected = Expected({"weight": (2,)}, (2, 2), 1000, chosen.needs_exact_loss)
     inner = chosen.build(Federation(institutions, institutions, 0.1))
-    rounds = Rounds(inner, Run(names, expected, Randomness(1), None, lambda report: None))
+    rounds = Rounds(inner, Run(names, expected, Randomness(1), None, lambda report: None, chosen.least_replies))
     arrays = ArrayRecord({"weight": Array(np.array(start, dtype=np.float32))})
     list(rounds.configure_train(1, arrays, ConfigRecord(), Nodes(institutions)))  # type: ignore[arg-type]
     return rounds
@@ -267,7 +272,7 @@ def crowd(institutions: int, hostile: Sequence[float]) -> list[list[float]]:
     return [*honest[:2], list(hostile), *honest[2:]]
 
 
-@pytest.mark.parametrize("hostile", [(1e6, -1e6), (-50.0, 50.0), (1e18, 1e18)])
+@pytest.mark.parametrize("hostile", [(1e6, -1e6), (-50.0, 50.0), (9e5, 9e5)])
 @pytest.mark.parametrize(("chosen", "institutions"), ROBUST)
 def test_a_robust_strategy_withstands_one_hostile_institution(
     chosen: Strategy, institutions: int, hostile: tuple[float, float]
@@ -277,12 +282,12 @@ def test_a_robust_strategy_withstands_one_hostile_institution(
     assert np.allclose(arrays["weight"].numpy(), HONEST, atol=0.1)
 
 
-@pytest.mark.parametrize("hostile", [(1e30, 1e30), (3e38, -3e38)])
+@pytest.mark.parametrize("hostile", [(1e18, 1e18), (1e30, 1e30), (3e38, -3e38)])
 @pytest.mark.parametrize(("chosen", "institutions"), ROBUST)
-def test_a_robust_strategy_withstands_an_update_whose_square_overflows(
+def test_an_update_whose_square_would_overflow_is_left_out_and_the_others_suffice(
     chosen: Strategy, institutions: int, hostile: tuple[float, float]
 ) -> None:
-    arrays, _ = rounds_of(chosen, institutions).aggregate_train(1, replies(crowd(institutions, hostile)))
+    arrays, _ = rounds_of(chosen, institutions + 1).aggregate_train(1, replies(crowd(institutions + 1, hostile)))
     assert arrays is not None
     assert np.allclose(arrays["weight"].numpy(), HONEST, atol=0.1)
 
@@ -348,9 +353,3 @@ def test_a_fedprox_message_carries_mu_to_the_institutions() -> None:
     arrays = ArrayRecord({"weight": Array(np.zeros(2, dtype=np.float32))})
     messages = list(inner.configure_train(1, arrays, ConfigRecord(), Nodes(2)))  # type: ignore[arg-type]
     assert [message.content.config_records["config"]["proximal-mu"] for message in messages] == [0.3, 0.3]
-
-
-def test_the_models_file_is_the_one_whose_hash_is_told(plans: dict[str, Plan], tmp_path: Path) -> None:
-    simulate(with_strategy(plans["none"], "fedmedian"), Folder(tmp_path), Quiet())  # type: ignore[arg-type]
-    told = json.loads((tmp_path / "result.json").read_text())["model_sha256"]
-    assert told == hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()

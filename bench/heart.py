@@ -1,0 +1,54 @@
+"""Heart disease at four hospitals, private against not private: hold-out AUC over several unseeded runs.
+
+Usage: .venv/bin/python bench/heart.py [RUNS]     (default 5)
+
+Every run is the command `lepton-sim` in a process of its own; nothing is seeded, so the figures differ a
+little each time. Writes bench/results/heart.json.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+COMMAND = Path(sys.executable).with_name("lepton-sim")
+RESULTS = Path(__file__).parent / "results" / "heart.json"
+
+
+def auc(*settings: str) -> tuple[float, float | None]:
+    """Hold-out AUC and epsilon of one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([COMMAND, f"output={folder}", *settings], check=True, capture_output=True)  # noqa: S603
+        result = json.loads((Path(folder) / "result.json").read_text())
+    return result["metrics"]["auc"], result["epsilon"]
+
+
+def main() -> None:
+    """Run, print one line a variant, store."""
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    reference, _ = auc("privacy=none")
+    print(f"privacy=none                 auc {reference:.4f}")  # noqa: T201
+    stored = {"privacy=none": {"auc": reference}}
+    for epsilon in (1.0, 0.5):
+        results = [auc(f"privacy.epsilon={epsilon}") for _ in range(runs)]
+        values, spent = [value for value, _ in results], max(e for _, e in results if e is not None)
+        mean, spread = statistics.mean(values), statistics.stdev(values)
+        print(  # noqa: T201
+            f"privacy=record epsilon {spent:.2f}  auc {mean:.4f} (mean of {runs} runs, "
+            f"standard deviation {spread:.4f}), {reference - mean:+.4f} below privacy=none"
+        )
+        stored[f"epsilon={epsilon}"] = {"auc": mean, "stdev": spread, "runs": runs, "epsilon": spent}
+    RESULTS.parent.mkdir(exist_ok=True)
+    machine = {"python": platform.python_version(), "machine": platform.machine()}
+    versions = {name: version(name) for name in ("lepton-fl", "torch", "opacus", "flwr", "dp-accounting")}
+    RESULTS.write_text(json.dumps({**stored, "machine": machine, "versions": versions}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
