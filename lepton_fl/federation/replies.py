@@ -132,11 +132,12 @@ def _metrics(content: RecordDict) -> MetricRecord:
 
 def _number(metrics: MetricRecord, key: str) -> int | float:
     value = metrics.get(key)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     # Integers are finite, and some are too large for math.isfinite.
-    if not is_number or (isinstance(value, float) and not math.isfinite(value)):
-        raise BadReply(f"{key} is not a finite number")
-    return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise BadReply(f"{key} is not a finite number")
 
 
 def _printable(text: object) -> str:
