@@ -36,11 +36,11 @@ fix: .venv/installed ## let ruff mend what it can
 	$(BIN)/ruff format
 
 protos: .venv/installed ## generate lepton_fl/v1 from proto/
-	$(BIN)/python -m grpc_tools.protoc --proto_path=proto --python_out=. --pyi_out=. proto/lepton_fl/v1/*.proto
+	$(BIN)/python -m grpc_tools.protoc --proto_path=proto --python_out=. --pyi_out=. --grpc_python_out=. proto/lepton_fl/v1/*.proto
 
 drift: .venv/installed # the committed code is what proto/ generates
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
-	$(BIN)/python -m grpc_tools.protoc --proto_path=proto --python_out="$$fresh" --pyi_out="$$fresh" proto/lepton_fl/v1/*.proto && \
+	$(BIN)/python -m grpc_tools.protoc --proto_path=proto --python_out="$$fresh" --pyi_out="$$fresh" --grpc_python_out="$$fresh" proto/lepton_fl/v1/*.proto && \
 	diff --recursive --exclude=__pycache__ --exclude=__init__.py "$$fresh/lepton_fl/v1" lepton_fl/v1 || \
 	{ echo "error: lepton_fl/v1 is not what proto/ generates; run make protos and commit"; exit 1; }
 

@@ -14,13 +14,14 @@ from lepton_fl.privacy.accounting import epsilon_spent
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.outcome import Outcome
 from lepton_fl.results.terminal import PlainVoice
+from lepton_fl.run import Names
 from lepton_fl.simulation import Plan, SimConfig, plan, register_schemas, simulate
 
 
 def planned(*overrides: str) -> Plan:
     register_schemas()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return plan(load(SimConfig, compose("sim", overrides=list(overrides))), ("heart", "logistic", "fedavg"))
+        return plan(load(SimConfig, compose("sim", overrides=list(overrides))), Names("heart", "logistic", "fedavg"))
 
 
 def run(prepared: Plan, folder: Path) -> Outcome:
@@ -63,7 +64,7 @@ def test_the_defaults_keep_epsilon_one_and_lose_less_than_two_points_of_auc(refe
 def test_a_larger_budget_than_the_noise_was_made_for_is_never_printed(tmp_path: Path) -> None:
     """Half the rounds cost less than the whole budget: epsilon is counted, not copied from the settings."""
     prepared = planned("rounds=4")
-    shorter = replace(prepared, config=replace(prepared.config, rounds=2))
+    shorter = replace(prepared, run=replace(prepared.run, terms=replace(prepared.run.terms, rounds=2)))
     spent = [report.epsilon for report in run(shorter, tmp_path).reports]
     assert spent[0] is not None
     assert spent[1] is not None

@@ -12,12 +12,14 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the bottom up; a module imports only from its own layer's package and from lower layers.
 LAYERS = [
     {"lepton_fl.errors", "lepton_fl.v1"},
+    {"lepton_fl.link"},
     {"lepton_fl.config", "lepton_fl.flower"},
     {"lepton_fl.privacy", "lepton_fl.models"},
     {"lepton_fl.training"},
     {"lepton_fl.tasks", "lepton_fl.strategies", "lepton_fl.evaluation"},
     {"lepton_fl.federation"},
     {"lepton_fl.results"},
+    {"lepton_fl.run"},
     {"lepton_fl.simulation"},
     {"lepton_fl.sim_command"},
     {"lepton_server", "lepton_client"},

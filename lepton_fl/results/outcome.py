@@ -8,6 +8,9 @@ from typing import Any
 
 from lepton_fl.evaluation.metrics import Metrics
 from lepton_fl.federation.rounds import RoundReport
+from lepton_fl.federation.terms import Terms
+from lepton_fl.privacy.units import RecordPrivacy
+from lepton_fl.training.private import Mechanism
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,24 @@ class Claim:
 def no_claim(seed: int | None) -> Claim:
     """What `privacy=none` promises: nothing."""
     return Claim("none", None, None, None, None, None, None, None, seed)
+
+
+def claim_of(terms: Terms, mechanism: Mechanism | None) -> Claim:
+    """What these terms promise with this mechanism."""
+    privacy = terms.privacy
+    if mechanism is None or not isinstance(privacy, RecordPrivacy):
+        return no_claim(terms.seed)
+    return Claim(
+        unit=privacy.unit,
+        neighbouring_relation=privacy.neighbouring_relation,
+        epsilon_budget=privacy.epsilon,
+        delta=privacy.delta,
+        noise_multiplier=mechanism.noise_multiplier,
+        clipping_norm=mechanism.clipping_norm,
+        sampling_rate=mechanism.sampling_rate,
+        steps=terms.rounds * terms.training.local_steps,
+        seed=terms.seed,
+    )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterable
 from dataclasses import replace
@@ -22,12 +21,13 @@ from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.outcome import Facts, Outcome
 from lepton_fl.results.terminal import JsonVoice, PlainVoice
+from lepton_fl.run import Names
 from lepton_fl.simulation import Plan, SimConfig, plan, register_schemas, simulate
 from lepton_fl.strategies.averaging import FedAvg, FedAvgM
 from lepton_fl.strategies.strategy import WEIGHT_KEY, Federation, Strategy
 
 ROUNDS = 2
-NAMES = ("heart", "logistic", "fedavg")
+NAMES = Names("heart", "logistic", "fedavg")
 
 
 class Quiet:
@@ -59,22 +59,15 @@ def seeded() -> dict[str, Plan]:
     return {privacy: planned(f"privacy={privacy}", "model=mlp") for privacy in ("none", "record")}
 
 
-def untouched(base: Plan) -> Plan:
-    """The same plan with a model and a strategy of its own."""
-    program = replace(base.program, model=copy.deepcopy(base.program.model))
-    return replace(base, program=program, federation=base.federation)
-
-
 def unseeded(base: Plan) -> Plan:
     """The same plan, drawing from the operating system."""
-    fresh = untouched(base)
-    claim = replace(base.facts.claim, seed=None)
-    return replace(
-        fresh,
-        config=replace(base.config, seed=None),
-        facts=replace(base.facts, claim=claim),
-        program=replace(fresh.program, randomness=Randomness(None)),
+    run = replace(
+        base.run,
+        terms=replace(base.run.terms, seed=None),
+        facts=replace(base.run.facts, claim=replace(base.run.facts.claim, seed=None)),
+        program=replace(base.run.program, randomness=Randomness(None)),
     )
+    return replace(base, run=run)
 
 
 def sha256(one: Plan, folder: Path) -> str:
@@ -83,8 +76,8 @@ def sha256(one: Plan, folder: Path) -> str:
 
 @pytest.mark.parametrize("privacy", ["none", "record"])
 def test_the_same_seed_gives_the_same_model_bit_for_bit(privacy: str, seeded: dict[str, Plan], tmp_path: Path) -> None:
-    first = sha256(untouched(seeded[privacy]), tmp_path / "first")
-    again = sha256(untouched(seeded[privacy]), tmp_path / "again")
+    first = sha256(seeded[privacy], tmp_path / "first")
+    again = sha256(seeded[privacy], tmp_path / "again")
     assert first == again
 
 
@@ -94,7 +87,7 @@ def test_the_same_seed_plans_the_same_start(tmp_path: Path) -> None:
 
 
 def test_one_plan_can_be_simulated_twice_with_the_same_result(seeded: dict[str, Plan], tmp_path: Path) -> None:
-    one = untouched(seeded["none"])
+    one = seeded["none"]
     assert sha256(one, tmp_path / "first") == sha256(one, tmp_path / "again")
 
 
@@ -113,11 +106,11 @@ def test_a_run_neither_uses_nor_moves_the_global_generators_of_torch(seeded: dic
     import torch
 
     before = torch.random.get_rng_state()
-    first = sha256(untouched(seeded["record"]), tmp_path / "first")
+    first = sha256(seeded["record"], tmp_path / "first")
     assert torch.equal(before, torch.random.get_rng_state())
     torch.rand(7)
     np.random.default_rng(0)
-    assert sha256(untouched(seeded["record"]), tmp_path / "again") == first
+    assert sha256(seeded["record"], tmp_path / "again") == first
 
 
 @pytest.mark.parametrize("privacy", ["none", "record"])
@@ -126,14 +119,12 @@ def test_the_order_of_the_institutions_changes_nothing(
     privacy: str, cohort_size: int, seeded: dict[str, Plan], tmp_path: Path
 ) -> None:
     base = seeded[privacy]
-    base = replace(base, federation=Federation(4, cohort_size, 0.5))
+    base = replace(base, run=replace(base.run, federation=Federation(4, cohort_size, 0.5)))
     reversed_sites = replace(base.loaded, sites=base.loaded.sites[::-1])
-    other = replace(
-        untouched(base),
-        loaded=reversed_sites,
-        facts=replace(base.facts, institutions=tuple(site.institution for site in reversed_sites.sites)),
-    )
-    sha256(untouched(base), tmp_path / "one")
+    backwards = tuple(reversed(base.run.facts.institutions))
+    run = replace(base.run, facts=replace(base.run.facts, institutions=backwards))
+    other = replace(base, loaded=reversed_sites, run=run)
+    sha256(base, tmp_path / "one")
     sha256(other, tmp_path / "other")
     one = load_file(tmp_path / "one" / "model.safetensors")
     two = load_file(tmp_path / "other" / "model.safetensors")
@@ -143,7 +134,7 @@ def test_the_order_of_the_institutions_changes_nothing(
 
 def test_without_a_seed_two_private_runs_differ(seeded: dict[str, Plan], tmp_path: Path) -> None:
     base = unseeded(seeded["record"])
-    assert sha256(untouched(base), tmp_path / "one") != sha256(untouched(base), tmp_path / "two")
+    assert sha256(base, tmp_path / "one") != sha256(base, tmp_path / "two")
 
 
 # What a run says about itself.
@@ -166,7 +157,7 @@ Files = tuple[dict[str, object], list[dict[str, object]], dict[str, str]]
 @pytest.fixture(scope="module")
 def files(seeded: dict[str, Plan], tmp_path_factory: pytest.TempPathFactory) -> Files:
     """What a seeded run with privacy=record wrote."""
-    return written(untouched(seeded["record"]), tmp_path_factory.mktemp("seeded"))
+    return written(seeded["record"], tmp_path_factory.mktemp("seeded"))
 
 
 def test_a_seeded_run_is_labelled_not_private_in_every_file(files: Files) -> None:
@@ -201,7 +192,7 @@ def test_an_unseeded_private_run_is_labelled_private_in_every_file(seeded: dict[
 def test_a_run_without_privacy_is_never_labelled_private(
     seed: int | None, seeded: dict[str, Plan], tmp_path: Path
 ) -> None:
-    base = untouched(seeded["none"]) if seed else unseeded(seeded["none"])
+    base = seeded["none"] if seed else unseeded(seeded["none"])
     result, rounds, labels = written(base, tmp_path)
     assert (result["private"], result["epsilon"], result["unit"]) == (False, None, "none")
     assert [line["private"] for line in rounds] == [False] * ROUNDS
@@ -212,7 +203,7 @@ def test_a_seeded_run_says_on_the_terminal_that_it_is_not_private(
     seeded: dict[str, Plan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     voice = PlainVoice()
-    voice.finished(simulate(untouched(seeded["record"]), Folder(tmp_path), voice), "out")
+    voice.finished(simulate(seeded["record"], Folder(tmp_path), voice), "out")
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("NOT PRIVATE") and "seed=5" in line]
     rounds = [line for line in lines if line.startswith("round ")]
@@ -225,7 +216,7 @@ def test_a_seeded_run_says_in_its_json_log_that_it_is_not_private(
     seeded: dict[str, Plan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     voice = JsonVoice()
-    voice.finished(simulate(untouched(seeded["record"]), Folder(tmp_path), voice), "out")
+    voice.finished(simulate(seeded["record"], Folder(tmp_path), voice), "out")
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [event["event"] for event in events] == ["started", *["round"] * ROUNDS, "finished"]
     assert [event["private"] for event in events] == [False] * len(events)

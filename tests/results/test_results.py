@@ -22,6 +22,7 @@ from lepton_fl.results.curve import draw
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.outcome import Claim, Facts, Outcome, no_claim
 from lepton_fl.results.terminal import JsonVoice, PlainVoice, closing, opening, round_line
+from lepton_fl.run import Names
 from lepton_fl.simulation import Plan, SimConfig, output_folder, plan, register_schemas, simulate
 
 ROUNDS = 10
@@ -48,7 +49,7 @@ def planned(*overrides: str) -> Plan:
     register_schemas()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         composed = compose("sim", overrides=[f"rounds={ROUNDS}", *overrides])
-    return plan(load(SimConfig, composed), ("heart", "logistic", "fedavg"))
+    return plan(load(SimConfig, composed), Names("heart", "logistic", "fedavg"))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from lepton_fl.flower import strategies as flower
 from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.outcome import Facts, Outcome
+from lepton_fl.run import Names
 from lepton_fl.simulation import Plan, SimConfig, plan, register_schemas, simulate
 from lepton_fl.strategies import TABLE
 from lepton_fl.strategies.averaging import FedAvg, FedAvgM, FedProx, QFedAvg
@@ -70,15 +70,15 @@ def _little_to_collect() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def plans() -> dict[str, Plan]:
     """One plan for each privacy; calibrated once, since the strategy changes nothing of it."""
-    names = ("heart", "logistic", "fedavg")
+    names = Names("heart", "logistic", "fedavg")
     return {privacy: plan(settings(f"privacy={privacy}"), names) for privacy in ("none", "record")}
 
 
 def with_strategy(base: Plan, name: str) -> Plan:
     """The same plan for another strategy, with a model that nobody has trained yet."""
-    program = replace(base.program, model=copy.deepcopy(base.program.model))
-    config = replace(base.config, strategy=strategy(name))
-    return replace(base, config=config, program=program, facts=replace(base.facts, strategy=name))
+    terms = replace(base.run.terms, strategy=strategy(name))
+    facts = replace(base.run.facts, strategy=name)
+    return replace(base, run=replace(base.run, terms=terms, facts=facts))
 
 
 CHOICES = [
@@ -91,7 +91,7 @@ def test_a_strategy_trains_and_keeps_the_models_form(
     name: str, privacy: str, plans: dict[str, Plan], tmp_path: Path
 ) -> None:
     planned = with_strategy(plans[privacy], name)
-    template = template_of(planned.program.model)
+    template = template_of(planned.run.program.model)
 
     outcome = simulate(planned, Folder(tmp_path), Quiet())  # type: ignore[arg-type]
 
@@ -109,13 +109,13 @@ def test_a_strategy_trains_and_keeps_the_models_form(
 
 def test_an_exact_loss_strategy_is_refused_under_privacy() -> None:
     with pytest.raises(ConfigError, match="exact training loss"):
-        plan(settings("strategy=qfedavg", "privacy=record"), ("heart", "logistic", "qfedavg"))
+        plan(settings("strategy=qfedavg", "privacy=record"), Names("heart", "logistic", "qfedavg"))
 
 
 def test_a_plan_refuses_a_strategy_that_the_cohort_is_too_small_for() -> None:
     config = settings("strategy=krum", "strategy.num_malicious_nodes=1", "privacy=none")
     with pytest.raises(ConfigError, match="num_malicious_nodes"):
-        plan(config, ("heart", "logistic", "krum"))
+        plan(config, Names("heart", "logistic", "krum"))
 
 
 def test_the_table_and_the_yaml_files_name_the_same_strategies() -> None:

@@ -1,0 +1,105 @@
+"""`lepton-client enroll`: make a key here, get a certificate for it, trust one CA."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from lepton_client.home import Home, save
+from lepton_fl.errors import ConfigError, LeptonError
+from lepton_fl.link.certificates import key_hash, new_key, read_key, request_certificate, to_pem, write_key
+from lepton_fl.link.invitation import Invitation
+from lepton_fl.v1.enrolment_pb2 import EnrollReply, EnrollRequest
+from lepton_fl.v1.enrolment_pb2_grpc import EnrolmentStub
+
+_TIMEOUT_S = 20.0
+
+
+class EnrolmentFailed(LeptonError):
+    """The server could not be reached, refused, or answered with a certificate that is not ours."""
+
+    exit_code = 8
+
+
+def enroll(invitation: Invitation, path: Path, now: datetime) -> Home:
+    """Become the institution that the invitation names; returns its home.
+
+    The key is written before anything is sent: if the answer is lost, the same command asks again with the same
+    key and gets the same certificate.
+
+    Raises:
+        ConfigError: there is an enrolled home already.
+        EnrolmentFailed: with what to do; the invitation stays usable unless the server says otherwise.
+    """
+    if (path / "client.json").exists():
+        raise ConfigError(f"{path} is enrolled already; nothing was sent; use another --home for another federation")
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key_path = path / "institution.key"
+    if not key_path.exists():
+        write_key(key_path, new_key())
+    key = read_key(key_path)
+    request = EnrollRequest(secret=invitation.secret, certificate_request=request_certificate(key))
+    reply = _ask(invitation, request)
+    certificate = _checked(reply, invitation, key_hash(key.public_key()), now)
+    home = Home(path, invitation.institution, tuple(reply.addresses))
+    save(home, to_pem(invitation.ca_certificate), to_pem(certificate))
+    return home
+
+
+def _ask(invitation: Invitation, request: EnrollRequest) -> EnrollReply:
+    """Try each address with the invitation's CA as the only root; gRPC checks the server's name."""
+    credentials = grpc.ssl_channel_credentials(root_certificates=to_pem(invitation.ca_certificate))
+    problem = ""
+    for address in invitation.addresses:
+        with grpc.secure_channel(address, credentials) as channel:
+            try:
+                answer = EnrolmentStub(channel).Enroll(request, timeout=_TIMEOUT_S)
+            except grpc.RpcError as error:
+                problem = _sentence(error, address)
+                if error.code() == grpc.StatusCode.PERMISSION_DENIED:
+                    raise EnrolmentFailed(problem) from error
+                continue
+            assert isinstance(answer, EnrollReply)  # noqa: S101 - for the type checker
+            return answer
+    raise EnrolmentFailed(problem)
+
+
+def _sentence(error: Any, address: str) -> str:
+    """What a gRPC status means here."""
+    detail = str(error.details() or "")
+    if error.code() == grpc.StatusCode.PERMISSION_DENIED:
+        return f"the server refused: {detail}"
+    if "CERTIFICATE_VERIFY_FAILED" in detail or "Hostname Verification" in detail or "Peer name" in detail:
+        return (
+            f"whoever answers at {address} is not the server of this invitation; the secret was not sent; ask the "
+            "operator for the right address"
+        )
+    if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"the server at {address} did not answer within {_TIMEOUT_S:.0f} s; run the same command again"
+    return f"cannot reach the server at {address}; nothing was enrolled; is it running? run the same command again"
+
+
+def _checked(reply: EnrollReply, invitation: Invitation, identity: bytes, now: datetime) -> x509.Certificate:
+    """The certificate, if it is for our key, from the invitation's CA, for a client, and valid now."""
+    try:
+        certificate = x509.load_pem_x509_certificate(reply.certificate)
+        certificate.verify_directly_issued_by(invitation.ca_certificate)
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        is_ours = key_hash(certificate.public_key()) == identity
+    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+        raise EnrolmentFailed("the server's answer is not a certificate of its CA; tell the operator") from error
+    if not is_ours or ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
+        raise EnrolmentFailed("the server's certificate is not for this institution's key; tell the operator")
+    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
+        raise EnrolmentFailed(
+            f"the certificate is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} to "
+            f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; this machine says {now:%Y-%m-%d %H:%M}; "
+            "set the clock, then run the same command again"
+        )
+    return certificate

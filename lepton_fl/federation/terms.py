@@ -1,0 +1,91 @@
+"""The terms of a run: every setting that operator and institutions must share, and the program they make.
+
+An institution builds its program from the terms with its own installed code, and works out the noise itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lepton_fl.errors import ConfigError
+from lepton_fl.federation.client_app import ClientProgram
+from lepton_fl.models.shape import Model
+from lepton_fl.privacy import units
+from lepton_fl.privacy.accounting import Schedule, calibrate
+from lepton_fl.privacy.randomness import Randomness
+from lepton_fl.privacy.units import Privacy, RecordPrivacy
+from lepton_fl.strategies.strategy import Strategy
+from lepton_fl.tasks.split import HoldOut
+from lepton_fl.tasks.task import Task
+from lepton_fl.training.clipped_sum import OpacusClippedSum
+from lepton_fl.training.private import Mechanism
+from lepton_fl.training.settings import Training
+
+
+@dataclass
+class Terms:
+    """What everyone in a run must agree on."""
+
+    task: Task
+    model: Model
+    strategy: Strategy
+    privacy: Privacy
+    training: Training
+    holdout: HoldOut
+    rounds: int
+    weight_cap: int  # the most an institution's claimed record count can weigh
+    seed: int | None  # null: private; a number: reproducible and not private
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "weight_cap"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def program(terms: Terms, institutions: int) -> ClientProgram:
+    """What an institution runs: the model, freshly initialised, and the mechanism, its noise calibrated.
+
+    Args:
+        institutions: taking part in the run; each one's share of the declared records sets a step's divisor.
+
+    Raises:
+        LeptonError: the terms do not fit together; nothing was trained.
+    """
+    import torch
+
+    shape, randomness = terms.task.shape(), Randomness(terms.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(randomness.stream("model").integer())
+        model = terms.model.build(shape)
+    mechanism = None
+    if isinstance(terms.privacy, RecordPrivacy):
+        if terms.strategy.needs_exact_loss:
+            raise ConfigError(
+                "this strategy reads each institution's exact training loss, which no epsilon covers; nothing was "
+                "trained; choose another strategy, or privacy=none for public data"
+            )
+        # A model whose records cannot be told apart is refused before the first round, not in it.
+        engine = OpacusClippedSum()
+        engine.attach(model)
+        engine.detach()
+        mechanism = _mechanism(terms, terms.privacy, institutions)
+    elif type(terms.privacy) is not units.NoPrivacy:
+        raise ConfigError("privacy must be one of record, none; nothing was trained")
+    return ClientProgram(model, shape.outputs, terms.training, mechanism, randomness)
+
+
+def _mechanism(terms: Terms, privacy: RecordPrivacy, institutions: int) -> Mechanism:
+    """The noise that the whole run needs, were an institution asked in every round."""
+    training, declared = terms.training, terms.task.declared_records
+    if privacy.delta * declared >= 1:
+        raise ConfigError(
+            f"privacy.delta {privacy.delta:g} for about {declared} records allows one of them to be published "
+            f"outright; nothing was trained; set it below {1 / declared:.1g}"
+        )
+    schedule = Schedule(training.sampling_rate, terms.rounds * training.local_steps)
+    return Mechanism(
+        noise_multiplier=calibrate(privacy.epsilon, privacy.delta, schedule),
+        clipping_norm=privacy.clipping_norm,
+        sampling_rate=training.sampling_rate,
+        expected_batch=training.sampling_rate * declared * (1 - terms.holdout.share) / institutions,
+    )

@@ -1,0 +1,1 @@
+"""The link between operator and institutions: certificates and invitations."""

@@ -1,0 +1,136 @@
+"""One run from its terms to its results, whatever Grid carries the messages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from lepton_fl.errors import ConfigError, TrainingFailed
+from lepton_fl.evaluation.counts import table_shape
+from lepton_fl.federation.arrays import template_of, to_arrays
+from lepton_fl.federation.client_app import ClientProgram
+from lepton_fl.federation.replies import Expected
+from lepton_fl.federation.rounds import RoundReport, Rounds, Run
+from lepton_fl.federation.terms import Terms, program
+from lepton_fl.flower import ArrayRecord, Context, Grid, RecordDict, ServerApp
+from lepton_fl.privacy.accounting import epsilon_spent
+from lepton_fl.results.folder import Folder
+from lepton_fl.results.outcome import Facts, Outcome, claim_of
+from lepton_fl.results.terminal import JsonVoice, PlainVoice
+from lepton_fl.strategies.strategy import Federation
+
+
+@dataclass(frozen=True)
+class Names:
+    """What was typed: for titles and result files."""
+
+    task: str
+    model: str
+    strategy: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can start: everything was checked against everything."""
+
+    terms: Terms
+    facts: Facts
+    program: ClientProgram
+    federation: Federation
+
+
+def prepare(terms: Terms, names: Names, institutions: Sequence[str], cohort_size: int | None) -> Prepared:
+    """Build the model, calibrate the noise, and refuse what does not fit together, before anything is trained."""
+    federation = Federation(len(institutions), cohort_size or len(institutions), terms.training.learning_rate)
+    if federation.cohort_size > len(institutions):
+        raise ConfigError(
+            f"cohort_size {federation.cohort_size} is more than the {len(institutions)} institutions; nothing was "
+            "trained; lower it"
+        )
+    terms.strategy.build(federation)  # refuses here what it would refuse later
+    made = program(terms, len(institutions))
+    facts = Facts(
+        task=names.task,
+        title=terms.task.title,
+        model=names.model,
+        strategy=names.strategy,
+        rounds=terms.rounds,
+        institutions=tuple(institutions),
+        parameters=sum(parameter.numel() for parameter in made.model.parameters()),
+        claim=claim_of(terms, made.mechanism),
+    )
+    return Prepared(terms, facts, made, federation)
+
+
+def conduct(
+    prepared: Prepared, grid: Grid, names: Mapping[int, str], output: tuple[Folder, PlainVoice | JsonVoice]
+) -> Outcome:
+    """Run every round over the grid; files and lines come as the rounds do.
+
+    Args:
+        names: node id to institution.
+
+    Raises:
+        TrainingFailed: no round made a model.
+    """
+    began = time.monotonic()
+    folder, voice = output
+    terms, claim, model = prepared.terms, prepared.facts.claim, prepared.program.model
+    template = template_of(model)
+
+    def on_round(report: RoundReport) -> None:
+        folder.add_round(report, claim)
+        voice.round_done(report)
+
+    run = Run(
+        names=names,
+        expected=Expected(
+            template, table_shape(prepared.program.outputs), terms.weight_cap, terms.strategy.needs_exact_loss
+        ),
+        randomness=prepared.program.randomness,
+        epsilon_after=_epsilon_after(prepared),
+        on_round=on_round,
+        least_replies=terms.strategy.least_replies,
+    )
+    rounds = Rounds(terms.strategy.build(prepared.federation), run)
+    voice.started(prepared.facts)
+    with voice.progress(terms.rounds) if isinstance(voice, PlainVoice) else nullcontext():
+        arrays = _start(rounds, grid, to_arrays(model), terms.rounds)
+    _refuse_without_model(rounds.reports)
+    sha256 = folder.add_model(arrays, template, claim)
+    outcome = Outcome(prepared.facts, tuple(rounds.reports), time.monotonic() - began, sha256)
+    folder.finish(outcome)
+    return outcome
+
+
+def _start(rounds: Rounds, grid: Grid, initial: ArrayRecord, count: int) -> ArrayRecord:
+    """The last model, after Flower's ServerApp has run the strategy."""
+    server_app = ServerApp()
+    last = {}
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:
+        last["arrays"] = rounds.start(grid, initial, num_rounds=count).arrays
+
+    server_app(grid, Context(grid.run.run_id, 1, {}, RecordDict(), {}))
+    return last["arrays"]
+
+
+def _refuse_without_model(reports: Sequence[RoundReport]) -> None:
+    if all(report.skipped for report in reports):
+        reasons = [str(reports[-1].skipped), *(f"{name}: {why}" for name, why in reports[-1].refused.items())]
+        raise TrainingFailed(
+            f"no round made a model ({'; '.join(reasons)}); no model was written; lower training.learning_rate or look "
+            "at the data"
+        )
+
+
+def _epsilon_after(prepared: Prepared) -> Callable[[int], float] | None:
+    """Epsilon of an institution that was asked in so many rounds; None without privacy."""
+    delta, mechanism = prepared.facts.claim.delta, prepared.program.mechanism
+    if mechanism is None or delta is None:
+        return None
+    steps = prepared.terms.training.local_steps
+    return lambda asked: epsilon_spent(mechanism.noise_multiplier, delta, mechanism.sampling_rate, asked * steps)

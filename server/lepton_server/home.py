@@ -1,0 +1,116 @@
+"""The operator's home: the CA, the server's certificate, the database, and the addresses institutions use."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+
+from lepton_fl.errors import ConfigError
+from lepton_fl.link import certificates
+from lepton_fl.link.certificates import Authority, read_key, to_pem, write_key
+
+DEFAULT = Path("~/.lepton/server")
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Under which names and ports institutions reach this server."""
+
+    hosts: tuple[str, ...]
+    port: int  # the federation, mutual TLS
+    enrolment_port: int  # server TLS only
+
+
+@dataclass(frozen=True)
+class Home:
+    """An initialised folder."""
+
+    path: Path
+    addresses: Addresses
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file."""
+        return self.path / "server.db"
+
+    def authority(self) -> Authority:
+        """The CA with its key."""
+        return Authority(read_key(self.path / "ca" / "ca.key"), _certificate(self.path / "ca" / "ca.pem"))
+
+    def server_credentials(self, now: datetime) -> tuple[bytes, bytes]:
+        """Key and certificate chain in PEM; a certificate with less than a third of its life left is made anew."""
+        key_path, pem_path = self.path / "server.key", self.path / "server.pem"
+        authority = self.authority()
+        if _certificate(pem_path).not_valid_after_utc - now < timedelta(days=certificates.SERVER_DAYS / 3):
+            key = certificates.new_key()
+            signed = certificates.sign_server(authority, key.public_key(), list(self.addresses.hosts), now)
+            write_key(key_path, key)
+            _write(pem_path, to_pem(signed))
+        read_key(key_path)
+        return key_path.read_bytes(), pem_path.read_bytes() + to_pem(authority.certificate)
+
+
+def find(path: str | None) -> Path:
+    """The home that was asked for: the option, else LEPTON_HOME, else the default."""
+    return Path(path or os.environ.get("LEPTON_HOME") or DEFAULT).expanduser()
+
+
+def init(path: Path, name: str, addresses: Addresses, now: datetime) -> Home:
+    """Make the CA and the server's certificate in an empty or new folder.
+
+    Raises:
+        ConfigError: there is a home already; it is never overwritten, since its CA cannot be made again.
+    """
+    if (path / "ca").exists():
+        raise ConfigError(f"{path} is a server's home already; nothing was changed; use another --home")
+    try:
+        (path / "ca").mkdir(parents=True, mode=0o700)
+        path.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(f"cannot make {path}: {error.strerror}; nothing was changed; use another --home") from error
+    authority = certificates.new_authority(name, now)
+    key = certificates.new_key()
+    write_key(path / "server.key", key)
+    signed = certificates.sign_server(authority, key.public_key(), list(addresses.hosts), now)
+    _write(path / "server.pem", to_pem(signed))
+    _write(path / "server.json", (json.dumps(asdict(addresses), indent=2) + "\n").encode())
+    write_key(path / "ca" / "ca.key", authority.key)
+    # Last: where the CA's certificate stands, the home is whole.
+    _write(path / "ca" / "ca.pem", to_pem(authority.certificate))
+    return Home(path, addresses)
+
+
+def open_home(path: Path) -> Home:
+    """An initialised home; raises `ConfigError` with the command that makes one."""
+    try:
+        content = json.loads((path / "server.json").read_text())
+        addresses = Addresses(tuple(content["hosts"]), int(content["port"]), int(content["enrolment_port"]))
+        (path / "ca" / "ca.pem").stat()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is not a server's home; nothing was changed; make one with lepton-server init"
+        ) from error
+    return Home(path, addresses)
+
+
+def _certificate(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot read the certificate {path}; nothing was changed; restore it from a backup"
+        ) from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

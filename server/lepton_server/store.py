@@ -1,0 +1,251 @@
+"""What the operator remembers: one SQLite file, every change durable before it is answered.
+
+Source: SQLite's documentation of write-ahead logging; `synchronous=FULL` survives a power cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lepton_fl.errors import LeptonError
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE institutions (
+    name TEXT PRIMARY KEY,
+    node_id INTEGER NOT NULL UNIQUE CHECK (node_id > 1),
+    enrolled_at TEXT NOT NULL,
+    revoked_at TEXT
+) STRICT;
+CREATE TABLE keys (
+    key_hash BLOB PRIMARY KEY CHECK (length(key_hash) = 32),
+    institution TEXT NOT NULL REFERENCES institutions (name),
+    certificate BLOB NOT NULL,
+    not_after TEXT NOT NULL
+) STRICT;
+CREATE TABLE invitations (
+    secret_hash BLOB PRIMARY KEY CHECK (length(secret_hash) = 32),
+    institution TEXT NOT NULL,
+    expires_at TEXT NOT NULL,
+    spent_by BLOB,
+    withdrawn_at TEXT
+) STRICT;
+CREATE TABLE events (
+    at TEXT NOT NULL,
+    institution TEXT,
+    kind TEXT NOT NULL,
+    detail TEXT NOT NULL
+) STRICT;
+"""
+
+
+class StoreError(LeptonError):
+    """The operator's records cannot be read or do not allow what was asked."""
+
+    exit_code = 9
+
+
+@dataclass(frozen=True)
+class Institution:
+    """A member, or one that was."""
+
+    name: str
+    node_id: int
+    enrolled_at: datetime
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Invited:
+    """An invitation as the operator keeps it: without its secret."""
+
+    institution: str
+    expires_at: datetime
+    spent_by: bytes | None  # hash of the key that used it
+
+
+class Store:
+    """The operator's database; one connection, used by one thread."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._db = sqlite3.connect(path, timeout=10, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"cannot open {path}: {error}; nothing was changed; is this the home of a server?"
+            ) from error
+        if version not in (0, _VERSION):
+            raise StoreError(f"{path} was written by another release (version {version}); nothing was changed")
+        if version == 0:
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+
+    def close(self) -> None:
+        """Release the file."""
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        # IMMEDIATE takes the write lock first, so that what is read cannot change before it is written.
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def invite(self, institution: str, secret: bytes, expires_at: datetime, now: datetime) -> None:
+        """Remember an invitation; an earlier one for the same name that is still open is withdrawn.
+
+        Raises:
+            StoreError: the name is a member's, or was revoked.
+        """
+        with self._transaction():
+            known = self._find(institution)
+            if known is not None:
+                state = "was revoked" if known.revoked_at else "is a member already"
+                raise StoreError(f"{institution} {state}; nobody was invited; choose another name")
+            self._db.execute(
+                "UPDATE invitations SET withdrawn_at = ? WHERE institution = ? AND spent_by IS NULL",
+                (_text(now), institution),
+            )
+            self._db.execute(
+                "INSERT INTO invitations (secret_hash, institution, expires_at) VALUES (?, ?, ?)",
+                (_hash(secret), institution, _text(expires_at)),
+            )
+            self._note(now, institution, "invited", f"until {_text(expires_at)}")
+
+    def invited(self, secret: bytes, now: datetime) -> Invited:
+        """The open invitation behind a secret, or the one that this institution's own key already used.
+
+        Raises:
+            StoreError: unknown, withdrawn or expired. One sentence for all who cannot show a known secret.
+        """
+        row = self._db.execute(
+            "SELECT institution, expires_at, spent_by, withdrawn_at FROM invitations WHERE secret_hash = ?",
+            (_hash(secret),),
+        ).fetchone()
+        if row is None or row[3] is not None:
+            raise StoreError("the invitation is unknown or was replaced by a newer one; ask the operator for another")
+        found = Invited(row[0], _time(row[1]), row[2])
+        if found.spent_by is None and now >= found.expires_at:
+            raise StoreError("the invitation expired; ask the operator for another")
+        return found
+
+    def enrol(self, secret: bytes, key_hash: bytes, certificate: bytes, times: tuple[datetime, datetime]) -> bytes:
+        """Spend an invitation and add the member, together or not at all; returns the member's certificate.
+
+        A repeat with the same secret and key, say after a lost answer, returns the first certificate again.
+
+        Args:
+            times: now, and the certificate's end.
+
+        Raises:
+            StoreError: the invitation was used by another key, or cannot be used.
+        """
+        now, not_after = times
+        with self._transaction():
+            found = self.invited(secret, now)
+            if found.spent_by is not None:
+                return self._first_certificate(found, key_hash)
+            name = found.institution
+            node_id = int.from_bytes(key_hash[:8], "big") >> 1
+            if node_id <= 1 or self._db.execute("SELECT 1 FROM institutions WHERE node_id = ?", (node_id,)).fetchone():
+                raise StoreError("this key's node id is taken; nothing was enrolled; make another key and try again")
+            self._db.execute(
+                "INSERT INTO institutions (name, node_id, enrolled_at) VALUES (?, ?, ?)", (name, node_id, _text(now))
+            )
+            self._db.execute(
+                "INSERT INTO keys (key_hash, institution, certificate, not_after) VALUES (?, ?, ?, ?)",
+                (key_hash, name, certificate, _text(not_after)),
+            )
+            self._db.execute("UPDATE invitations SET spent_by = ? WHERE secret_hash = ?", (key_hash, _hash(secret)))
+            self._note(now, name, "enrolled", key_hash.hex())
+        return certificate
+
+    def _first_certificate(self, found: Invited, key_hash: bytes) -> bytes:
+        if found.spent_by != key_hash:
+            raise StoreError("the invitation was used already; if that was not you, tell the operator at once")
+        (certificate,) = self._db.execute("SELECT certificate FROM keys WHERE key_hash = ?", (key_hash,)).fetchone()
+        return bytes(certificate)
+
+    def revoke(self, institution: str, now: datetime) -> None:
+        """Keep an institution out from now on; its open invitations are withdrawn too.
+
+        Raises:
+            StoreError: there is no such member or invitation.
+        """
+        with self._transaction():
+            withdrawn = self._db.execute(
+                "UPDATE invitations SET withdrawn_at = ? "
+                "WHERE institution = ? AND spent_by IS NULL AND withdrawn_at IS NULL",
+                (_text(now), institution),
+            ).rowcount
+            revoked = self._db.execute(
+                "UPDATE institutions SET revoked_at = ? WHERE name = ? AND revoked_at IS NULL",
+                (_text(now), institution),
+            ).rowcount
+            if not withdrawn and not revoked:
+                raise StoreError(f"there is no member or open invitation {institution}; nothing was changed")
+            self._note(now, institution, "revoked", "")
+
+    def member(self, key_hash: bytes) -> Institution | None:
+        """The member with this key, unless it was revoked."""
+        row = self._db.execute(
+            "SELECT i.name, i.node_id, i.enrolled_at, i.revoked_at "
+            "FROM keys k JOIN institutions i ON i.name = k.institution WHERE k.key_hash = ? AND i.revoked_at IS NULL",
+            (key_hash,),
+        ).fetchone()
+        return None if row is None else _institution(row)
+
+    def institutions(self) -> list[Institution]:
+        """All members and former members, by name."""
+        rows = self._db.execute("SELECT name, node_id, enrolled_at, revoked_at FROM institutions ORDER BY name")
+        return [_institution(row) for row in rows]
+
+    def open_invitations(self, now: datetime) -> list[Invited]:
+        """Invitations that could still be used, by name."""
+        rows = self._db.execute(
+            "SELECT institution, expires_at FROM invitations WHERE spent_by IS NULL AND withdrawn_at IS NULL "
+            "AND expires_at > ? ORDER BY institution",
+            (_text(now),),
+        )
+        return [Invited(name, _time(expires_at), None) for name, expires_at in rows]
+
+    def _find(self, name: str) -> Institution | None:
+        query = "SELECT name, node_id, enrolled_at, revoked_at FROM institutions WHERE name = ?"
+        row = self._db.execute(query, (name,)).fetchone()
+        return None if row is None else _institution(row)
+
+    def _note(self, now: datetime, institution: str, kind: str, detail: str) -> None:
+        self._db.execute(
+            "INSERT INTO events (at, institution, kind, detail) VALUES (?, ?, ?, ?)",
+            (_text(now), institution, kind, detail),
+        )
+
+
+def _hash(secret: bytes) -> bytes:
+    return hashlib.sha256(b"lepton-fl/invitation-secret" + secret).digest()
+
+
+def _institution(row: tuple[str, int, str, str | None]) -> Institution:
+    return Institution(row[0], row[1], _time(row[2]), None if row[3] is None else _time(row[3]))
+
+
+def _text(moment: datetime) -> str:
+    """UTC, so that text order is time order."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
