@@ -49,5 +49,5 @@ pins: .venv/installed ## write constraints.txt from what is installed
 	 $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' | sort -f) > constraints.new
 	mv constraints.new constraints.txt
 
-clean: ## remove everything that was made here
-	rm -rf .venv outputs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## remove everything that was made here, but not results
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -86,6 +86,21 @@ def load(schema: type[T], composed: Any) -> T:
     return settings
 
 
+def build(schema: type[T], values: Mapping[str, Any]) -> T:
+    """One dataclass from plain values that someone else sent: typed, complete, and with no field it does not have.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return load(schema, OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(dict(values))))
+    except OmegaConfBaseException as error:
+        raise ConfigError(_in_one_line(error)) from error
+
+
 def _refuse_unknown_keys(settings: Any, path: str) -> None:
     """Hydra's `+key=value` adds what no dataclass has; a setting without effect must not pass for one."""
     known = {field.name for field in fields(settings)}

@@ -56,5 +56,7 @@ def exit_on_error() -> Iterator[None]:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
-        sys.stderr.write("error: interrupted; files already written are whole; run the command again\n")
+        sys.stderr.write(
+            "error: interrupted; files already written are whole; a run started again spends privacy anew\n"
+        )
         raise SystemExit(130) from None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lepton_fl.errors import ConfigError, TrainingFailed
 from lepton_fl.evaluation.counts import table_shape
 from lepton_fl.federation.arrays import template_of, to_arrays
-from lepton_fl.federation.client_app import ClientProgram
+from lepton_fl.federation.client_app import DECLARED_WEIGHT, ClientProgram
 from lepton_fl.federation.replies import Expected
 from lepton_fl.federation.rounds import RoundReport, Rounds, Run
 from lepton_fl.federation.terms import Terms, program
@@ -81,13 +81,20 @@ def conduct(
     template = template_of(model)
 
     def on_round(report: RoundReport) -> None:
+        if report.skipped is None:
+            # Privacy was paid for this model; whatever happens next, it is not lost.
+            folder.add_model(rounds.arrays, template, claim)
         folder.add_round(report, claim)
         voice.round_done(report)
 
     run = Run(
         names=names,
         expected=Expected(
-            template, table_shape(prepared.program.outputs), terms.weight_cap, terms.strategy.needs_exact_loss
+            template=template,
+            counts_shape=table_shape(prepared.program.outputs),
+            weight_cap=terms.weight_cap if prepared.program.mechanism is None else DECLARED_WEIGHT,
+            most_records=terms.weight_cap,
+            with_loss=terms.strategy.needs_exact_loss,
         ),
         randomness=prepared.program.randomness,
         epsilon_after=_epsilon_after(prepared),

@@ -14,6 +14,7 @@ from lepton_fl.federation.client_app import client_app
 from lepton_fl.federation.local_grid import LocalGrid
 from lepton_fl.federation.terms import Terms
 from lepton_fl.privacy import units
+from lepton_fl.privacy.rounds_spent import InMemory
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.outcome import Outcome
 from lepton_fl.results.terminal import JsonVoice, PlainVoice
@@ -75,7 +76,7 @@ def simulate(planned: Plan, folder: Folder, voice: PlainVoice | JsonVoice) -> Ou
     # Training works in place; the plan stays as it was, so that it can be simulated again.
     program = replace(planned.run.program, model=copy.deepcopy(planned.run.program.model))
     sites = {site.institution: site for site in planned.loaded.sites}
-    grid = LocalGrid(client_app(program, sites), planned.run.facts.institutions)
+    grid = LocalGrid(client_app(program, sites, InMemory()), planned.run.facts.institutions)
     return conduct(planned.run, grid, grid.names, (folder, voice))
 
 

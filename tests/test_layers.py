@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     {"lepton_fl.errors", "lepton_fl.v1"},
     {"lepton_fl.link"},
-    {"lepton_fl.config", "lepton_fl.flower"},
+    {"lepton_fl.command", "lepton_fl.config", "lepton_fl.flower"},
     {"lepton_fl.privacy", "lepton_fl.models"},
     {"lepton_fl.training"},
     {"lepton_fl.tasks", "lepton_fl.strategies", "lepton_fl.evaluation"},

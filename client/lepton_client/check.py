@@ -15,9 +15,10 @@ import numpy as np
 from lepton_fl import tasks
 from lepton_fl.config import name_of, register, register_table
 from lepton_fl.errors import ConfigError
+from lepton_fl.tasks.schema import plain
 from lepton_fl.tasks.split import HoldOut
 from lepton_fl.tasks.tabular import Examined, Tabular, examine
-from lepton_fl.tasks.task import DataSource, Task
+from lepton_fl.tasks.task import DataSource, Request, Task
 
 
 @dataclass
@@ -66,13 +67,15 @@ class Findings:
 
 def check(task: Tabular, holdout: HoldOut, source: DataSource, name: str) -> Findings:
     """Examine the whole table as training would; raises `DataError` where training would."""
+    # Also what training refuses once the table is spread over institutions and held out.
+    task.load(Request(source, holdout, None))
     table = task.read(source)
     examined = examine(task, table)
     return Findings(
         task=name,
         rows=len(table[task.subject]),
         usable=len(examined.labels),
-        held_out=int(holdout.mask(examined.subjects.tolist()).sum()),
+        held_out=int(holdout.mask([plain(subject) for subject in examined.subjects.tolist()]).sum()),
         institutions=_count(examined),
         missing=examined.missing,
         balance=list(_balance(task, examined)),

@@ -13,7 +13,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from lepton_client.home import Home, save
 from lepton_fl.errors import ConfigError, LeptonError
-from lepton_fl.link.certificates import key_hash, new_key, read_key, request_certificate, to_pem, write_key
+from lepton_fl.link.certificates import (
+    institution_uri,
+    key_hash,
+    new_key,
+    read_key,
+    request_certificate,
+    to_pem,
+    write_key,
+)
 from lepton_fl.link.invitation import Invitation
 from lepton_fl.v1.enrolment_pb2 import EnrollReply, EnrollRequest
 from lepton_fl.v1.enrolment_pb2_grpc import EnrolmentStub
@@ -39,7 +47,10 @@ def enroll(invitation: Invitation, path: Path, now: datetime) -> Home:
     """
     if (path / "client.json").exists():
         raise ConfigError(f"{path} is enrolled already; nothing was sent; use another --home for another federation")
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(f"cannot make {path}: {error.strerror}; nothing was sent; use another --home") from error
     key_path = path / "institution.key"
     if not key_path.exists():
         write_key(key_path, new_key())
@@ -55,19 +66,20 @@ def enroll(invitation: Invitation, path: Path, now: datetime) -> Home:
 def _ask(invitation: Invitation, request: EnrollRequest) -> EnrollReply:
     """Try each address with the invitation's CA as the only root; gRPC checks the server's name."""
     credentials = grpc.ssl_channel_credentials(root_certificates=to_pem(invitation.ca_certificate))
-    problem = ""
+    problems = []
     for address in invitation.addresses:
         with grpc.secure_channel(address, credentials) as channel:
             try:
                 answer = EnrolmentStub(channel).Enroll(request, timeout=_TIMEOUT_S)
             except grpc.RpcError as error:
-                problem = _sentence(error, address)
+                problems.append(_sentence(error, address))
                 if error.code() == grpc.StatusCode.PERMISSION_DENIED:
-                    raise EnrolmentFailed(problem) from error
+                    raise EnrolmentFailed(problems[-1]) from error
                 continue
             assert isinstance(answer, EnrollReply)  # noqa: S101 - for the type checker
             return answer
-    raise EnrolmentFailed(problem)
+    # A wrong server tells more than a silent address.
+    raise EnrolmentFailed(next((one for one in problems if "cannot reach" not in one), problems[-1]))
 
 
 def _sentence(error: Any, address: str) -> str:
@@ -75,6 +87,11 @@ def _sentence(error: Any, address: str) -> str:
     detail = str(error.details() or "")
     if error.code() == grpc.StatusCode.PERMISSION_DENIED:
         return f"the server refused: {detail}"
+    if "certificate has expired" in detail or "certificate is not yet valid" in detail:
+        return (
+            f"the certificate of the server at {address} is not valid at this machine's time; the secret was not sent; "
+            "compare this machine's clock with the operator's, then run the same command again"
+        )
     if "CERTIFICATE_VERIFY_FAILED" in detail or "Hostname Verification" in detail or "Peer name" in detail:
         return (
             f"whoever answers at {address} is not the server of this invitation; the secret was not sent; ask the "
@@ -82,7 +99,9 @@ def _sentence(error: Any, address: str) -> str:
         )
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"the server at {address} did not answer within {_TIMEOUT_S:.0f} s; run the same command again"
-    return f"cannot reach the server at {address}; nothing was enrolled; is it running? run the same command again"
+    if error.code() == grpc.StatusCode.UNAVAILABLE:
+        return f"cannot reach the server at {address}; nothing was enrolled; is it running? run the same command again"
+    return f"the server at {address} failed ({error.code().name}); run the same command again, or tell the operator"
 
 
 def _checked(reply: EnrollReply, invitation: Invitation, identity: bytes, now: datetime) -> x509.Certificate:
@@ -91,11 +110,13 @@ def _checked(reply: EnrollReply, invitation: Invitation, identity: bytes, now: d
         certificate = x509.load_pem_x509_certificate(reply.certificate)
         certificate.verify_directly_issued_by(invitation.ca_certificate)
         usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        is_ours = key_hash(certificate.public_key()) == identity
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+        is_ours = key_hash(certificate.public_key()) == identity and uris == [institution_uri(invitation.institution)]
     except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
         raise EnrolmentFailed("the server's answer is not a certificate of its CA; tell the operator") from error
-    if not is_ours or ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
-        raise EnrolmentFailed("the server's certificate is not for this institution's key; tell the operator")
+    if not is_ours or ExtendedKeyUsageOID.CLIENT_AUTH not in usage or not reply.addresses:
+        raise EnrolmentFailed("the server's certificate is not for this institution and its key; tell the operator")
     if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
         raise EnrolmentFailed(
             f"the certificate is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} to "

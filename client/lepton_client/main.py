@@ -5,56 +5,104 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from lepton_fl.config import App, run_app
+from lepton_fl.command import Parser, home_as_setting
+from lepton_fl.config import App, choices, run_app
 from lepton_fl.errors import ConfigError, exit_on_error
 
 if TYPE_CHECKING:
+    from lepton_client.agent import AgentConfig
     from lepton_client.check import CheckConfig
 
 HELP = """\
 lepton-client: an institution's side of a federation.
 
-usage: lepton-client VERB [SETTING=VALUE ...] [--config-dir DIR]
+usage: lepton-client VERB ...
 
-  lepton-client check task=heart
-  lepton-client check --config-dir my task=mine data.path=my.csv
-                            the data against the task, before anyone else is involved: rows that can be
-                            used, cells missing per column, values clipped, unknown categories, balance of
-                            the label in each sensitive group. Nothing leaves this machine.
+  lepton-client enroll INVITATION [--home DIR]
+                            join a federation: makes a key here, gets a certificate for it
+  lepton-client check task=heart data.path=FILE [--config-dir DIR]
+                            the data against the task: rows that can be used, cells missing per column, values
+                            clipped, unknown categories, balance of the label. Nothing leaves this machine.
+  lepton-client run data.path=FILE [--home DIR]
+                            connect, and train whenever a run asks, until stopped
 
 task=      {task}
 
+--home DIR          the institution's folder; else LEPTON_HOME, else ~/.lepton/client
 data.path=FILE      a CSV (also .csv.gz) or Parquet file
-log=text|json       lines for people, or one JSON object
+log=text|json       lines for people, or one JSON object a line
 
-exit codes: 0 ready, 2 configuration, 4 data, 130 interrupted
+exit codes: 0 done, 2 configuration, 4 data, 7 certificate, 8 invitation or enrolment, 130 interrupted
 """
 
 
 def main() -> None:
     """Run `lepton-client` with the arguments of this process."""
     verb, *rest = sys.argv[1:] or ["--help"]
-    if verb == "check":
-        sys.argv = [f"{sys.argv[0]} check", *rest]
-    elif verb not in ("--help", "-h"):
-        with exit_on_error():
+    if verb in ("--help", "-h"):
+        sys.stdout.write(HELP.format(task=" ".join(choices("task", rest))))
+        return
+    with exit_on_error():
+        if verb == "enroll":
+            _enroll(rest)
+            return
+        if verb not in ("check", "run"):
             raise ConfigError(f"there is no verb {verb[:40]!r}; nothing was done; lepton-client --help lists them")
-    run_app(App("check", _schema, _run, _register, HELP), ("task",))
+        sys.argv = [f"{sys.argv[0]} {verb}", *home_as_setting(rest)]
+    if verb == "check":
+        run_app(App("check", _check_schema, _check, _check_register, HELP), ("task",))
+    else:
+        run_app(App("client", _agent_schema, _agent, _agent_register, HELP), ("task",))
 
 
-def _schema() -> type[CheckConfig]:
+def _enroll(arguments: list[str]) -> None:
+    parser = Parser(prog="lepton-client", add_help=False, allow_abbrev=False)
+    parser.add_argument("invitation")
+    parser.add_argument("--home")
+    chosen = parser.parse_args(arguments)
+
+    from datetime import UTC, datetime
+
+    from lepton_client.enrolment import enroll
+    from lepton_client.home import find
+    from lepton_fl.link.invitation import from_text
+
+    now = datetime.now(UTC)
+    home = enroll(from_text(chosen.invitation, now), find(chosen.home), now)
+    sys.stderr.write(f"enrolled as {home.institution}; the key in {home.path} never left this machine\n")
+
+
+def _check_schema() -> type[CheckConfig]:
     from lepton_client.check import CheckConfig
 
     return CheckConfig
 
 
-def _run(config: CheckConfig) -> None:
+def _check(config: CheckConfig) -> None:
     from lepton_client.check import run
 
     run(config)
 
 
-def _register() -> None:
+def _check_register() -> None:
     from lepton_client.check import register_schemas
+
+    register_schemas()
+
+
+def _agent_schema() -> type[AgentConfig]:
+    from lepton_client.agent import AgentConfig
+
+    return AgentConfig
+
+
+def _agent(config: AgentConfig) -> None:
+    from lepton_client.agent import run
+
+    run(config)
+
+
+def _agent_register() -> None:
+    from lepton_client.agent import register_schemas
 
     register_schemas()

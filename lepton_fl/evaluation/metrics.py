@@ -25,7 +25,7 @@ def from_counts(counts: Counts) -> Metrics:
     records = counts.records
     if records == 0:
         return Metrics(0, None, None, None)
-    is_binary = counts.table.shape[1] == SCORE_BINS
+    is_binary = counts.table.shape == (2, SCORE_BINS)  # label by score bin; otherwise label by guess
     if is_binary:
         half = SCORE_BINS // 2
         right = int(counts.table[0, :half].sum() + counts.table[1, half:].sum())

@@ -13,6 +13,7 @@ from lepton_fl.evaluation.counts import count
 from lepton_fl.federation.arrays import load_arrays, to_arrays
 from lepton_fl.flower import ClientApp, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from lepton_fl.privacy.randomness import Randomness
+from lepton_fl.privacy.rounds_spent import RoundsSpent, begin_round
 from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY
 from lepton_fl.training.clipped_sum import OpacusClippedSum
 from lepton_fl.training.examples import Site
@@ -32,16 +33,17 @@ class ClientProgram:
     outputs: int
     training: Training
     mechanism: Mechanism | None  # None under privacy=none
+    rounds: int  # that the noise was made for
     randomness: Randomness
 
 
-def client_app(program: ClientProgram, sites: Mapping[str, Site]) -> ClientApp:
+def client_app(program: ClientProgram, sites: Mapping[str, Site], spent: RoundsSpent) -> ClientApp:
     """A ClientApp for these sites; `context.node_config["institution"]` says whose turn it is."""
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return answer_training(program, sites[str(context.node_config["institution"])], message)
+        return answer_training(program, sites[str(context.node_config["institution"])], message, spent)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -50,14 +52,15 @@ def client_app(program: ClientProgram, sites: Mapping[str, Site]) -> ClientApp:
     return app
 
 
-def answer_training(program: ClientProgram, site: Site, message: Message) -> Message:
+def answer_training(program: ClientProgram, site: Site, message: Message, spent: RoundsSpent) -> Message:
     """Train from the message's model; the reply holds the new model and a weight.
 
     Under privacy the reply is a function of the noisy sums alone: the weight is declared and no loss is
-    told. Without privacy it holds the number of training records and their mean loss.
+    told; a round is answered once. Without privacy it holds the number of training records and their mean loss.
     """
     load_arrays(program.model, message.content.array_records["arrays"])
     task = _local_task(program, site, message.content.config_records["config"])
+    begin_round(spent, site.institution, task.round, program.rounds)
     with torch.random.fork_rng(devices=[]):
         # Layers that draw (dropout) use torch's own generator; this keeps them apart and repeatable.
         torch.manual_seed(task.randomness.stream("layers").integer())

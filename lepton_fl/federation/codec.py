@@ -51,11 +51,6 @@ class Encoded:
     envelope: bytes
     arrays: tuple[bytes, ...]  # .npy blobs in the envelope's order
 
-    @property
-    def payload_bytes(self) -> int:
-        """Of the arrays alone."""
-        return sum(map(len, self.arrays))
-
 
 @dataclass(frozen=True)
 class ArrayForm:

@@ -65,8 +65,8 @@ class LocalGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Every institution's node id, sorted."""
-        return sorted(self.names)
+        """Every institution's node id, in the order of names: whom a strategy samples must not depend on ids."""
+        return sorted(self.names, key=lambda node_id: self.names[node_id])
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Call the ClientApp for each message; the replies wait for `pull_messages` under these ids."""

@@ -34,13 +34,14 @@ class Expected:
 
     template: Template
     counts_shape: tuple[int, int]
-    weight_cap: int  # the most an institution's claimed weight can count
+    weight_cap: int  # the most an institution's claimed weight can count; under privacy all weigh 1
+    most_records: int  # that an evaluation may count
     with_loss: bool  # privacy=none: replies tell the training loss
 
 
 @dataclass(frozen=True)
 class Sorted:
-    """Replies apart: what can be used, in the order of node ids, and why the rest cannot."""
+    """Replies apart: what can be used, in the order of the institutions' names, and why the rest cannot."""
 
     usable: list[Message]
     refused: dict[str, str]  # institution: reason
@@ -49,7 +50,7 @@ class Sorted:
 def sort_replies(
     replies: Iterable[Message], names: Mapping[int, str], asked: Collection[int], expected: Expected
 ) -> Sorted:
-    """Check and clean every training reply; sums of floats depend on order, so ids decide it.
+    """Check and clean every training reply; sums of floats depend on order, so names decide it.
 
     Args:
         names: node id to institution, of the whole federation.
@@ -72,7 +73,7 @@ def sort_replies(
             usable[node_id] = _clean(reply, expected)
         except (BadReply, BadArrays) as error:
             refused[name] = str(error)
-    return Sorted([usable[node_id] for node_id in sorted(usable)], refused)
+    return Sorted([usable[node_id] for node_id in sorted(usable, key=lambda one: names[one])], refused)
 
 
 def _clean(reply: Message, expected: Expected) -> Message:
@@ -107,10 +108,10 @@ def counts_of(reply: Message, expected: Expected) -> Counts:
     rows, columns = expected.counts_shape
     if not isinstance(cells, list) or len(cells) != rows * columns:
         raise BadReply("its counts do not have the expected length")
-    if not all(type(cell) is int and 0 <= cell <= expected.weight_cap for cell in cells):
-        raise BadReply("its counts are not whole numbers between 0 and the weight cap")
+    if not all(type(cell) is int and 0 <= cell <= expected.most_records for cell in cells):
+        raise BadReply("its counts are not whole numbers from 0 to the weight cap")
     table = np.array(cells, dtype=np.int64).reshape(expected.counts_shape)
-    if table.sum() > expected.weight_cap:
+    if table.sum() > expected.most_records:
         raise BadReply("it counts more records than the weight cap")
     loss_sum = _number(metrics, "loss-sum")
     if not 0 <= loss_sum <= LARGEST_LOSS * int(table.sum()) * (1 + 1e-9):

@@ -21,6 +21,7 @@ import numpy as np
 from lepton_fl.errors import TrainingFailed
 from lepton_fl.evaluation.counts import Counts
 from lepton_fl.evaluation.metrics import Metrics, from_counts
+from lepton_fl.federation.arrays import LARGEST_VALUE
 from lepton_fl.federation.replies import NOT_ASKED, SECOND_REPLY, BadReply, Expected, counts_of, sort_replies
 from lepton_fl.flower import (
     AggregationError,
@@ -74,6 +75,7 @@ class Rounds(strategies.Strategy):
         self._began = run.clock()
         self._report = RoundReport(0)
         self._asked_now: dict[int, str] = {}
+        self.arrays = ArrayRecord()
         self.reports: list[RoundReport] = []
 
     def summary(self) -> None:
@@ -120,7 +122,8 @@ class Rounds(strategies.Strategy):
         if arrays is None:
             self._report = replace(self._report, skipped="the strategy made no model of these replies")
             return None, None
-        return self._as_float32(arrays, server_round), metrics
+        self.arrays = self._as_float32(arrays, server_round)
+        return self.arrays.copy(), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -171,10 +174,11 @@ class Rounds(strategies.Strategy):
 
     def _as_float32(self, arrays: ArrayRecord, server_round: int) -> ArrayRecord:
         """Flower's adaptive strategies return float64; the model, and every reply, is float32."""
-        values = {name: array.numpy().astype(np.float32) for name, array in arrays.items()}
-        if not all(np.isfinite(value).all() for value in values.values()):
+        with np.errstate(over="ignore"):
+            values = {name: array.numpy().astype(np.float32) for name, array in arrays.items()}
+        if not all((np.abs(value) <= LARGEST_VALUE).all() for value in values.values()):
             raise TrainingFailed(
-                f"the model of round {server_round} has values that are not finite; the model of round "
-                f"{server_round - 1} is the last good one; lower the learning rates"
+                f"the model of round {server_round} has values that are not finite or beyond {LARGEST_VALUE:g}; the "
+                f"model of round {server_round - 1} is the last good one; lower the learning rates"
             )
         return ArrayRecord({name: Array(value) for name, value in values.items()})

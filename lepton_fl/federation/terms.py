@@ -5,8 +5,12 @@ An institution builds its program from the terms with its own installed code, an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any
 
+from lepton_fl import models, strategies, tasks
+from lepton_fl.config import Table, build, look_up
 from lepton_fl.errors import ConfigError
 from lepton_fl.federation.client_app import ClientProgram
 from lepton_fl.models.shape import Model
@@ -17,7 +21,7 @@ from lepton_fl.privacy.units import Privacy, RecordPrivacy
 from lepton_fl.strategies.strategy import Strategy
 from lepton_fl.tasks.split import HoldOut
 from lepton_fl.tasks.task import Task
-from lepton_fl.training.clipped_sum import OpacusClippedSum
+from lepton_fl.training.clipped_sum import OpacusClippedSum, refuse_coupled_records
 from lepton_fl.training.private import Mechanism
 from lepton_fl.training.settings import Training
 
@@ -68,10 +72,11 @@ def program(terms: Terms, institutions: int) -> ClientProgram:
         engine = OpacusClippedSum()
         engine.attach(model)
         engine.detach()
+        refuse_coupled_records(model, shape.features)
         mechanism = _mechanism(terms, terms.privacy, institutions)
     elif type(terms.privacy) is not units.NoPrivacy:
         raise ConfigError("privacy must be one of record, none; nothing was trained")
-    return ClientProgram(model, shape.outputs, terms.training, mechanism, randomness)
+    return ClientProgram(model, shape.outputs, terms.training, mechanism, terms.rounds, randomness)
 
 
 def _mechanism(terms: Terms, privacy: RecordPrivacy, institutions: int) -> Mechanism:
@@ -89,3 +94,50 @@ def _mechanism(terms: Terms, privacy: RecordPrivacy, institutions: int) -> Mecha
         sampling_rate=training.sampling_rate,
         expected_batch=training.sampling_rate * declared * (1 - terms.holdout.share) / institutions,
     )
+
+
+def to_json(terms: Terms) -> str:
+    """The terms as they travel; `from_json` is the inverse."""
+    document: dict[str, Any] = {}
+    for field in fields(Terms):
+        value = getattr(terms, field.name)
+        document[field.name] = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        if field.name in _TABLES:
+            document[field.name]["kind"] = _kind(_TABLES[field.name], type(value))
+    # Not sorted: the order of a table's columns is the order of the features.
+    return json.dumps(document)
+
+
+def from_json(text: str) -> Terms:
+    """Typed, checked terms from someone else's text: only classes in our own tables, only fields they have.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    try:
+        document = json.loads(text)
+        parts = {name: dict(document.pop(name)) for name in (*_TABLES, "training", "holdout")}
+        plain = {name: document[name] for name in ("rounds", "weight_cap", "seed")}
+        made = {
+            name: build(look_up(table, str(parts[name].pop("kind"))), parts[name]) for name, table in _TABLES.items()
+        }
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError("the terms of the run cannot be read; nothing was trained; tell the operator") from error
+    for name in ("rounds", "weight_cap"):
+        if type(plain[name]) is not int:
+            raise ConfigError(f"the terms' {name} is not a whole number; nothing was trained; tell the operator")
+    if plain["seed"] is not None and type(plain["seed"]) is not int:
+        raise ConfigError("the terms' seed is not a whole number; nothing was trained; tell the operator")
+    return Terms(**made, training=build(Training, parts["training"]), holdout=build(HoldOut, parts["holdout"]), **plain)
+
+
+_TABLES: dict[str, Table] = {
+    "task": tasks.TABLE,
+    "model": models.TABLE,
+    "strategy": strategies.TABLE,
+    "privacy": units.TABLE,
+}
+
+
+def _kind(table: Table, made: type[Any]) -> str:
+    return next(name for name, place in table.items() if place == f"{made.__module__}:{made.__name__}")

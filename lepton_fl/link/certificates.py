@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import stat
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -27,6 +29,7 @@ from lepton_fl.errors import LeptonError
 CA_DAYS, SERVER_DAYS, INSTITUTION_DAYS = 3650, 397, 30
 # Clocks differ; a certificate made by a fast one must not be refused by a slow one.
 BACKDATED = timedelta(hours=2)
+_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9-]{1,63}(?<!-)(\.[A-Za-z0-9-]{1,63}(?<!-))*")
 _LARGEST_REQUEST = 4096  # bytes of PEM; a P-256 request has about 500
 
 
@@ -85,10 +88,15 @@ def sign_institution(authority: Authority, request: bytes, institution: str, now
         BadCertificate: not a request, not P-256, or not signed by its own key.
     """
     public_key = requested_key(request)
-    alternatives: list[x509.GeneralName] = [x509.UniformResourceIdentifier(f"lepton://institution/{institution}")]
+    alternatives: list[x509.GeneralName] = [x509.UniformResourceIdentifier(institution_uri(institution))]
     return _sign_leaf(
         authority, public_key, (institution, alternatives, ExtendedKeyUsageOID.CLIENT_AUTH), now, INSTITUTION_DAYS
     )
+
+
+def institution_uri(institution: str) -> str:
+    """The name an institution's certificate carries: a URI, whatever characters the name has."""
+    return f"lepton://institution/{quote(institution, safe='')}"
 
 
 def requested_key(request: bytes) -> ec.EllipticCurvePublicKey:
@@ -99,7 +107,7 @@ def requested_key(request: bytes) -> ec.EllipticCurvePublicKey:
         parsed = x509.load_pem_x509_csr(request)
         public_key = parsed.public_key()
         is_own = parsed.is_signature_valid
-    except (ValueError, InvalidSignature) as error:
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise BadCertificate("this is not a certificate request; nothing was signed") from error
     if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(public_key.curve, ec.SECP256R1):
         raise BadCertificate("a certificate request must hold a P-256 key; nothing was signed")
@@ -110,7 +118,7 @@ def requested_key(request: bytes) -> ec.EllipticCurvePublicKey:
 
 def key_hash(public_key: object) -> bytes:
     """SHA-256 of the SubjectPublicKeyInfo: an institution's identity."""
-    if not isinstance(public_key, ec.EllipticCurvePublicKey):
+    if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(public_key.curve, ec.SECP256R1):
         raise BadCertificate("only P-256 keys have an identity here")
     encoded = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     digest = hashes.Hash(hashes.SHA256())
@@ -158,7 +166,7 @@ def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
         raise BadCertificate(f"the key {path} can be read by others (mode {mode:04o}); nothing was sent; chmod 600 it")
     try:
         key = serialization.load_pem_private_key(content, password=None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise BadCertificate(f"{path} is not a key; nothing was sent; enroll again") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise BadCertificate(f"{path} is not a P-256 key; nothing was sent; enroll again")
@@ -219,4 +227,10 @@ def _host(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
-        return x509.DNSName(host)
+        pass
+    if not _HOST.fullmatch(host):
+        raise BadCertificate(
+            "a server's name is an IP address or a host name of ASCII letters, digits, dots and dashes (write an "
+            "international name in its xn-- form); nothing was made"
+        )
+    return x509.DNSName(host)

@@ -58,7 +58,7 @@ class Invitation:
             expires_at=int(self.expires_at.timestamp()),
         )
         body = wire.SerializeToString()
-        return _PREFIX + base64.urlsafe_b64encode(body + _checksum(body)).decode().rstrip("=")
+        return _PREFIX + _encoded(body + _checksum(body))
 
 
 def new_secret() -> bytes:
@@ -90,7 +90,10 @@ def from_text(text: str, now: datetime) -> Invitation:
     if not text.startswith(_PREFIX) or len(text) > _LONGEST:
         raise BadInvitation(f"this is no invitation; nothing was sent; it begins with {_PREFIX} and is one line")
     try:
-        raw = base64.b64decode(text.removeprefix(_PREFIX) + "==", altchars=b"-_", validate=False)
+        code = text.removeprefix(_PREFIX)
+        raw = base64.urlsafe_b64decode(code + "==")
+        if _encoded(raw) != code:
+            raise BadInvitation("the invitation is cut short or mistyped; nothing was sent; copy the whole line again")
         body, checksum = raw[:-_CHECKSUM_BYTES], raw[-_CHECKSUM_BYTES:]
         if checksum != _checksum(body):
             raise BadInvitation("the invitation is cut short or mistyped; nothing was sent; copy the whole line again")
@@ -105,7 +108,13 @@ def from_text(text: str, now: datetime) -> Invitation:
         raise BadInvitation(
             f"the invitation expired at {expires_at:%Y-%m-%d %H:%M} UTC; nothing was sent; ask the operator for another"
         )
-    return Invitation(check_name(wire.institution), tuple(wire.addresses), certificate, wire.secret, expires_at)
+    if not _NAME.fullmatch(wire.institution):
+        raise BadInvitation("the invitation names no institution; nothing was sent; ask the operator for another")
+    return Invitation(wire.institution, tuple(wire.addresses), certificate, wire.secret, expires_at)
+
+
+def _encoded(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
 def _checksum(body: bytes) -> bytes:

@@ -102,14 +102,14 @@ def epsilon_spent(noise_multiplier: float, delta: float, sampling_rate: float, s
     by_rdp = epsilon_by_rdp(noise_multiplier, delta, sampling_rate, steps)
     if not by_pld <= 1.05 * by_rdp + 0.01:
         raise AccountantsDisagree(
-            f"after {steps} steps PLD says epsilon {by_pld:.4f} and RDP {by_rdp:.4f}; nothing was released in "
-            "this step; report the schedule as a bug"
+            f"after {steps} steps PLD says epsilon {by_pld:.4f} and RDP {by_rdp:.4f}; no "
+            "epsilon can be stated; the run stops; report the schedule as a bug"
         )
     return by_pld
 
 
 def epsilon_by_rdp(noise_multiplier: float, delta: float, sampling_rate: float, steps: int) -> float:
-    """The same epsilon by Renyi accounting: looser, and computed by unrelated code."""
+    """The same epsilon by Renyi accounting: looser, and another method on the same description of a step."""
     return float(_rdp_accountant().compose(_event(noise_multiplier, sampling_rate, steps)).get_epsilon(delta))
 
 

@@ -80,11 +80,6 @@ class Randomness:
     seed: int | None
     context: tuple[str, ...] = field(default=())
 
-    @property
-    def is_reproducible(self) -> bool:
-        """True if a seed decides every draw: then anyone who knows it can subtract the noise."""
-        return self.seed is not None
-
     def within(self, *context: object) -> Randomness:
         """The same source for a narrower purpose, say one institution and round."""
         return Randomness(self.seed, (*self.context, *(str(part) for part in context)))

@@ -21,7 +21,6 @@ class Privacy:
 
     unit: ClassVar[str]
     neighbouring_relation: ClassVar[str | None]
-    is_private: ClassVar[bool]
 
 
 @dataclass
@@ -30,7 +29,6 @@ class NoPrivacy(Privacy):
 
     unit: ClassVar[str] = "none"
     neighbouring_relation: ClassVar[str | None] = None
-    is_private: ClassVar[bool] = False
 
 
 @dataclass
@@ -40,7 +38,7 @@ class RecordPrivacy(Privacy):
     Everything an institution sends from training over the whole run is (epsilon, delta)-differentially
     private for adding or removing one record of that institution, whatever the other institutions, the
     operator or anyone who sees the model does. Each institution adds the full noise itself, so nobody
-    has to be trusted. A person with k records is protected k times less.
+    has to be trusted. A person with k records is protected by k times the epsilon and more than k times the delta.
 
     Source: Abadi et al. 2016, "Deep Learning with Differential Privacy" (DP-SGD), algorithm 1.
     """
@@ -51,7 +49,6 @@ class RecordPrivacy(Privacy):
 
     unit: ClassVar[str] = "record"
     neighbouring_relation: ClassVar[str | None] = "add or remove one record"
-    is_private: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 < self.epsilon <= LARGEST_EPSILON:

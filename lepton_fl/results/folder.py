@@ -35,6 +35,8 @@ class Folder:
         """Append one line to `rounds.jsonl`; it is on disk before the next round begins."""
         with (self.path / "rounds.jsonl").open("a") as file:
             file.write(json.dumps(report_as_json(report, claim)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def add_model(self, arrays: ArrayRecord, template: Template, claim: Claim) -> str:
         """Write `model.safetensors`; returns its SHA-256, equal for equal models."""

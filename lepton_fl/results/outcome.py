@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
 from lepton_fl.evaluation.metrics import Metrics
@@ -93,6 +95,8 @@ class Outcome:
         facts, claim, last = self.facts, self.facts.claim, self.reports[-1]
         return {
             "schema": "lepton-fl/result/1",
+            "version": version("lepton-fl"),
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "task": facts.task,
             "model": facts.model,
             "strategy": facts.strategy,
@@ -101,7 +105,7 @@ class Outcome:
             "rounds": len(self.reports),
             "metrics": metrics_as_json(last.metrics),
             "metrics_by_institution": {n: metrics_as_json(m) for n, m in last.metrics_by_institution.items()},
-            "evaluation": "exact counts of the hold-out, simulation only; no epsilon covers them",
+            "evaluation": "exact counts of the hold-out; no epsilon covers them",
             **privacy_as_json(claim, last.epsilon),
             "seconds": round(self.seconds, 3),
             "model_sha256": self.model_sha256,

@@ -139,6 +139,7 @@ def opening(facts: Facts) -> list[str]:
             f"delta {claim.delta:g}, clipping norm {claim.clipping_norm:g}, noise multiplier "
             f"{claim.noise_multiplier:.2f}, each institution adds all of it"
         )
+    lines.append("evaluation  exact counts of the hold-out, which is never trained on; no epsilon covers them")
     if claim.why_not:
         lines.append(f"NOT PRIVATE {claim.why_not}")
     return lines

@@ -18,12 +18,19 @@ def to_examples(pixels: npt.NDArray[np.generic], labels: npt.NDArray[np.generic]
 
 
 def spread(train: Examples, holdout: Examples, made_up: tuple[Partition, int]) -> Loaded:
-    """Made-up institutions with a part of each; both parts follow the same Dirichlet draw."""
+    """Made-up institutions with a part of each; both parts follow the same draw; an image is its own subject."""
     partition, institutions = made_up
-    parts = [(part, torch.from_numpy(partition.assign(part.labels.numpy(), institutions))) for part in (train, holdout)]
+    parts = [
+        (part, torch.from_numpy(partition.assign(part.labels.numpy(), _subjects(kind, len(part)), institutions)))
+        for kind, part in (("train", train), ("hold-out", holdout))
+    ]
     return Loaded(
         tuple(
             Site(name, *(part.at((places == number).nonzero()[:, 0]) for part, places in parts))
             for number, name in enumerate(partition.names(institutions))
         )
     )
+
+
+def _subjects(kind: str, count: int) -> list[str]:
+    return [f"{kind}/{row}" for row in range(count)]

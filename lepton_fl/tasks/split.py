@@ -18,6 +18,12 @@ import numpy.typing as npt
 from lepton_fl.errors import ConfigError, DataError
 
 
+def hash_fraction(key: str, subject: str) -> float:
+    """HMAC-SHA256 of the subject under the key, as a fraction in [0, 1)."""
+    digest = hmac.digest(key.encode(), subject.encode(), hashlib.sha256)
+    return int.from_bytes(digest[:8], "big") * 2.0**-64
+
+
 @dataclass
 class HoldOut:
     """Which subjects are never trained on."""
@@ -32,9 +38,8 @@ class HoldOut:
             raise ConfigError(f"holdout.share must lie between 0 and 1, got {self.share}")
 
     def holds(self, subject: str) -> bool:
-        """True if this subject is held out: HMAC-SHA256 as a fraction of 2^64, below `share`."""
-        digest = hmac.digest(self.key.encode(), subject.encode(), hashlib.sha256)
-        return int.from_bytes(digest[:8], "big") < self.share * 2.0**64
+        """True if this subject's hash fraction lies below `share`."""
+        return hash_fraction(self.key, subject) < self.share
 
     def mask(self, subjects: Sequence[str]) -> npt.NDArray[np.bool_]:
         """`holds` of each subject."""
@@ -60,16 +65,21 @@ class Partition:
         if not 0 < self.alpha < math.inf:
             raise ConfigError(f"task.partition.alpha must be a positive number, got {self.alpha}")
 
-    def assign(self, labels: npt.NDArray[np.int64], institutions: int) -> npt.NDArray[np.int64]:
-        """An institution number for each subject, given the subject's label."""
-        rng = np.random.default_rng(self.seed)
+    def assign(
+        self, labels: npt.NDArray[np.int64], subjects: Sequence[str], institutions: int
+    ) -> npt.NDArray[np.int64]:
+        """An institution number for each record, from its label, its subject and nothing else in the data.
+
+        The shares of each label are drawn from the seed; a keyed hash of the subject decides where among them it
+        falls. So adding or removing a record moves no other one, and record-level privacy means what it says.
+        """
+        key = f"lepton-fl/partition/{self.seed}"
+        place = np.array([hash_fraction(key, subject) for subject in subjects], dtype=np.float64)
         out = np.zeros(len(labels), dtype=np.int64)
-        for label in np.unique(labels):
-            members = rng.permutation(np.flatnonzero(labels == label))
-            shares = rng.dirichlet(np.full(institutions, self.alpha))
-            cuts = np.round(np.cumsum(shares)[:-1] * len(members)).astype(np.int64)
-            for number, part in enumerate(np.split(members, cuts)):
-                out[part] = number
+        for label in np.unique(labels).tolist():
+            shares = np.random.default_rng((self.seed, label)).dirichlet(np.full(institutions, self.alpha))
+            here = labels == label
+            out[here] = np.searchsorted(np.cumsum(shares)[:-1], place[here], side="right")
         empty = sorted(set(range(institutions)) - set(np.unique(out).tolist()))
         if empty:
             raise DataError(

@@ -59,7 +59,7 @@ class Tabular(Task):
         table = self.read(request.source)
         examined = examine(self, table)
         places, names = self._institutions(examined, request)
-        held = request.holdout.mask(examined.subjects.tolist())
+        held = request.holdout.mask([plain(subject) for subject in examined.subjects.tolist()])
         sites = []
         for number, name in enumerate(names):
             here = places == number
@@ -91,10 +91,8 @@ class Tabular(Task):
                 )
             return places.astype(np.int64), names.tolist()
         partition, institutions = self.made_up(request)
-        # A subject's records stay together, so the split is drawn over subjects.
-        _, first, inverse = np.unique(examined.subjects, return_index=True, return_inverse=True)
-        assigned = partition.assign(examined.labels[first], institutions)
-        return assigned[inverse], partition.names(institutions)
+        subjects = [plain(subject) for subject in examined.subjects.tolist()]
+        return partition.assign(examined.labels, subjects, institutions), partition.names(institutions)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from lepton_fl.errors import UnsupportedModel
 from lepton_fl.training.examples import Examples, per_record_loss
 
+_LARGEST_NORM = 1e18  # times the clipping norm; a record beyond is broken
+
 
 class ClippedSum(Protocol):
     """Adds up gradients so that no record moves the sum by more than the clipping norm."""
@@ -45,6 +47,7 @@ class OpacusClippedSum:
     def __init__(self) -> None:
         self._model: nn.Module | None = None
         self._hooks: Any = None
+        self._was_training = True
 
     def attach(self, model: nn.Module) -> None:
         """See `ClippedSum.attach`."""
@@ -53,12 +56,18 @@ class OpacusClippedSum:
 
         _refuse_tied_parameters(model)
         # Opacus looks at layers in training mode only, and BatchNorm is harmless outside of it.
+        self._was_training = model.training
         model.train()
         problems = ModuleValidator.validate(model, strict=False)
         if problems:
             raise UnsupportedModel(
                 f"{' '.join(str(problems[0]).split())}; nothing was trained; choose a model whose layers treat "
                 "each record alone (GroupNorm instead of BatchNorm)"
+            )
+        for name, _ in model.named_buffers():
+            raise UnsupportedModel(
+                f"buffer {name} would carry values computed from records past the noise; nothing was trained; choose "
+                "layers without buffers"
             )
         self._model = model
         self._hooks = GradSampleHooks(model, batch_first=True, loss_reduction="sum")
@@ -68,6 +77,7 @@ class OpacusClippedSum:
         if self._model is None:
             return
         self._hooks.cleanup()
+        self._model.train(self._was_training)
         for parameter in self._model.parameters():
             # Opacus leaves its attributes behind; a later engine on the same model would trip over them.
             for name in ("grad_sample", "_forward_counter", "_current_grad_sample"):
@@ -126,7 +136,8 @@ def _add_clipped(gradients: list[Tensor], clipping_norm: float, out: Tensor) -> 
             since 0 * NaN would still be NaN.
     """
     norms = torch.stack([torch.linalg.vector_norm(g, dim=1, dtype=torch.float64) for g in gradients]).norm(dim=0)
-    bad = ~torch.isfinite(norms)
+    # NaN and infinity fail the comparison; so does a norm whose factor would lose its bits in float32.
+    bad = ~(norms < _LARGEST_NORM * clipping_norm)
     if bool(bad.any()):
         for gradient in gradients:
             gradient[bad] = 0.0
@@ -137,6 +148,25 @@ def _add_clipped(gradients: list[Tensor], clipping_norm: float, out: Tensor) -> 
         size = gradient.shape[1]
         out[start : start + size] += (factors @ gradient).double()
         start += size
+
+
+def refuse_coupled_records(model: nn.Module, features: tuple[int, ...]) -> None:
+    """Raise `UnsupportedModel` if one record's output depends on the others in its batch.
+
+    Opacus knows the layers that do this by type; a layer of one's own is found out by trying, on random records.
+    """
+    batch = torch.rand(4, *features, generator=torch.Generator().manual_seed(0))
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        together = model(batch)
+        alone = torch.cat([model(batch[row : row + 1]) for row in range(len(batch))])
+    model.train(was_training)
+    if not torch.allclose(together, alone, rtol=1e-3, atol=1e-4):
+        raise UnsupportedModel(
+            "the model's output for one record depends on the others in its batch, so no record's influence is "
+            "bounded; nothing was trained; choose a model whose layers treat each record alone"
+        )
 
 
 def _refuse_tied_parameters(model: nn.Module) -> None:

@@ -30,7 +30,7 @@ class Training:
             "learning_rate_decay must lie in (0, 1]": 0 < self.learning_rate_decay <= 1,
             "momentum must lie in [0, 1)": 0 <= self.momentum < 1,
             "weight_decay must be a number >= 0": 0 <= self.weight_decay < math.inf,
-            "physical_batch must be at least 1": self.physical_batch >= 1,
+            "physical_batch must lie between 1 and 4096": 1 <= self.physical_batch <= 4096,
         }
         for claim, holds in checks.items():
             if not holds:

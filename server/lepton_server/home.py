@@ -66,17 +66,19 @@ def init(path: Path, name: str, addresses: Addresses, now: datetime) -> Home:
     Raises:
         ConfigError: there is a home already; it is never overwritten, since its CA cannot be made again.
     """
-    if (path / "ca").exists():
+    if (path / "ca" / "ca.pem").exists():
         raise ConfigError(f"{path} is a server's home already; nothing was changed; use another --home")
+    if not name.strip():
+        raise ConfigError("a federation needs a name; nothing was made; give --name NAME")
+    # Everything that can be wrong with the arguments shows before the folder is touched.
+    authority, key = certificates.new_authority(name, now), certificates.new_key()
+    signed = certificates.sign_server(authority, key.public_key(), list(addresses.hosts), now)
     try:
-        (path / "ca").mkdir(parents=True, mode=0o700)
+        (path / "ca").mkdir(parents=True, exist_ok=True, mode=0o700)
         path.chmod(0o700)
     except OSError as error:
         raise ConfigError(f"cannot make {path}: {error.strerror}; nothing was changed; use another --home") from error
-    authority = certificates.new_authority(name, now)
-    key = certificates.new_key()
     write_key(path / "server.key", key)
-    signed = certificates.sign_server(authority, key.public_key(), list(addresses.hosts), now)
     _write(path / "server.pem", to_pem(signed))
     _write(path / "server.json", (json.dumps(asdict(addresses), indent=2) + "\n").encode())
     write_key(path / "ca" / "ca.key", authority.key)

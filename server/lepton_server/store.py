@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from lepton_fl.errors import LeptonError
 
 _VERSION = 1
+_APPLICATION = 0x4C455054  # "LEPT": whose SQLite file this is
 _SCHEMA = """
 CREATE TABLE institutions (
     name TEXT PRIMARY KEY,
@@ -76,18 +78,49 @@ class Store:
     def __init__(self, path: Path) -> None:
         try:
             self._db = sqlite3.connect(path, timeout=10, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = WAL")
+            # Looked at before anything is written: another program's file must stay as it was.
+            self._refuse_foreign(path)
+            self._switch_to_wal()
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            self._create()
         except sqlite3.Error as error:
+            if hasattr(self, "_db"):
+                self._db.close()
+            raise StoreError(f"cannot open {path}: {error}; nothing was changed; is this a server's home?") from error
+
+    def _refuse_foreign(self, path: Path) -> None:
+        # One read transaction, so that another process cannot create the tables between the two looks.
+        self._db.execute("BEGIN")
+        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        (application,) = self._db.execute("PRAGMA application_id").fetchone()
+        self._db.execute("COMMIT")
+        if tables and (version, application) != (_VERSION, _APPLICATION):
+            self._db.close()
             raise StoreError(
-                f"cannot open {path}: {error}; nothing was changed; is this the home of a server?"
-            ) from error
-        if version not in (0, _VERSION):
-            raise StoreError(f"{path} was written by another release (version {version}); nothing was changed")
-        if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+                f"{path} was written by another release or program; nothing was changed; use another --home"
+            )
+
+    def _switch_to_wal(self) -> None:
+        """SQLite does not wait for the lock that this one statement needs, so it is tried again."""
+        for attempt in range(50):
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError:
+                if attempt == 49:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
+
+    def _create(self) -> None:
+        with self._transaction():
+            if self._db.execute("PRAGMA user_version").fetchone() == (0,):
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
+                self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def close(self) -> None:
         """Release the file."""
@@ -176,6 +209,8 @@ class Store:
     def _first_certificate(self, found: Invited, key_hash: bytes) -> bytes:
         if found.spent_by != key_hash:
             raise StoreError("the invitation was used already; if that was not you, tell the operator at once")
+        if self.member(key_hash) is None:
+            raise StoreError(f"{found.institution} was revoked; ask the operator")
         (certificate,) = self._db.execute("SELECT certificate FROM keys WHERE key_hash = ?", (key_hash,)).fetchone()
         return bytes(certificate)
 

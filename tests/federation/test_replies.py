@@ -36,8 +36,8 @@ from lepton_fl.strategies.averaging import FedAvg
 from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY, Federation
 
 TEMPLATE = {"weight": (2, 3), "bias": (2,)}
-EXPECTED = Expected(TEMPLATE, counts_shape=(2, 2), weight_cap=1000, with_loss=False)
-WITH_LOSS = Expected(TEMPLATE, counts_shape=(2, 2), weight_cap=1000, with_loss=True)
+EXPECTED = Expected(TEMPLATE, counts_shape=(2, 2), weight_cap=1000, most_records=1000, with_loss=False)
+WITH_LOSS = Expected(TEMPLATE, counts_shape=(2, 2), weight_cap=1000, most_records=1000, with_loss=True)
 NAMES = {1: "north", 2: "south"}
 
 WEIGHT = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -251,7 +251,7 @@ def replies() -> list[Message]:
 
 def wrapped(chosen: Strategy) -> Rounds:
     names = {1: "a", 2: "b", 3: "c"}
-    expected = Expected({"w": (3,)}, (2, 2), 1000, with_loss=False)
+    expected = Expected({"w": (3,)}, (2, 2), 1000, 1000, with_loss=False)
     inner = chosen.build(Federation(3, 3, 0.1))
     return Rounds(inner, Run(names, expected, Randomness(1), None, lambda report: None, 1))
 

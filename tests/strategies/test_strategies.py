@@ -249,7 +249,7 @@ def rounds_of(chosen: Strategy, institutions: int, start: Sequence[float] = (0.0
     """Rounds in which the first round's cohort was asked."""
     enter_run(1)
     names = {node: f"hospital-{node}" for node in range(1, institutions + 1)}
-    expected = Expected({"weight": (2,)}, (2, 2), 1000, chosen.needs_exact_loss)
+    expected = Expected({"weight": (2,)}, (2, 2), 1000, 1000, chosen.needs_exact_loss)
     inner = chosen.build(Federation(institutions, institutions, 0.1))
     rounds = Rounds(inner, Run(names, expected, Randomness(1), None, lambda report: None, chosen.least_replies))
     arrays = ArrayRecord({"weight": Array(np.array(start, dtype=np.float32))})

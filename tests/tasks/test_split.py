@@ -80,23 +80,27 @@ def test_an_empty_key_is_refused() -> None:
         HoldOut("", 0.2)
 
 
+def people(count: int) -> list[str]:
+    return [f"person-{number}" for number in range(count)]
+
+
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 100.0])
 def test_every_record_belongs_to_one_of_the_institutions(alpha: float) -> None:
-    assigned = partition(alpha).assign(two_classes(1_000), 4)
+    assigned = partition(alpha).assign(two_classes(1_000), people(1_000), 4)
     assert len(assigned) == 1_000
     assert set(assigned.tolist()) == {0, 1, 2, 3}
 
 
 def test_a_seed_gives_the_same_partition_every_time_and_another_seed_another() -> None:
     labels = two_classes(1_000)
-    first = partition(1.0, seed=7).assign(labels, 4)
-    assert first.tolist() == partition(1.0, seed=7).assign(labels, 4).tolist()
-    assert first.tolist() != partition(1.0, seed=8).assign(labels, 4).tolist()
+    first = partition(1.0, seed=7).assign(labels, people(len(labels)), 4)
+    assert first.tolist() == partition(1.0, seed=7).assign(labels, people(len(labels)), 4).tolist()
+    assert first.tolist() != partition(1.0, seed=8).assign(labels, people(len(labels)), 4).tolist()
 
 
 def test_a_large_alpha_makes_institutions_nearly_equal_in_size_and_in_labels() -> None:
     labels = two_classes(10_000)
-    assigned = partition(100.0).assign(labels, 4)
+    assigned = partition(100.0).assign(labels, people(len(labels)), 4)
     assert min(sizes(assigned, 4)) > 2_000
     assert max(sizes(assigned, 4)) < 3_000
     for number in range(4):
@@ -108,7 +112,7 @@ def test_a_small_alpha_makes_institutions_differ() -> None:
     spreads = []
     for seed in range(10):
         # Where a draw leaves an institution with next to nothing it may be refused; more records avoid that.
-        assigned = partition(0.5, seed).assign(labels, 4)
+        assigned = partition(0.5, seed).assign(labels, people(len(labels)), 4)
         rates = [float(labels[assigned == number].mean()) for number in range(4)]
         spreads.append(max(rates) - min(rates))
     assert np.median(spreads) > 0.3
@@ -116,7 +120,7 @@ def test_a_small_alpha_makes_institutions_differ() -> None:
 
 def test_an_institution_without_a_record_is_an_error_that_says_what_to_change() -> None:
     with pytest.raises(DataError, match=r"2 of 5 institutions without a record.*fewer institutions.*alpha"):
-        partition(100.0).assign(np.zeros(3, dtype=np.int64), 5)
+        partition(100.0).assign(np.zeros(3, dtype=np.int64), people(3), 5)
 
 
 def test_names_sort_in_the_order_of_their_numbers() -> None:
@@ -135,3 +139,10 @@ def test_an_alpha_that_is_not_a_positive_number_is_refused(alpha: float) -> None
 def test_a_partition_into_no_institution_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"task\.partition\.institutions"):
         Partition(prefix="bank", institutions=0, alpha=1.0, seed=0)
+
+
+def test_removing_a_record_moves_no_other() -> None:
+    labels = two_classes(2_000)
+    whole = partition(1.0).assign(labels, people(2_000), 4)
+    without = partition(1.0).assign(labels[1:], people(2_000)[1:], 4)
+    assert whole[1:].tolist() == without.tolist()

@@ -1,0 +1,285 @@
+"""`lepton-client run`: connect, train whenever a run asks, come back after a lost connection, until stopped.
+
+Jobs are declarative: the server sends settings, and this institution's own installed code decides what they mean.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+
+import grpc
+from cryptography import x509
+
+from lepton_client.home import Home, find, open_home
+from lepton_client.spool import Spool
+from lepton_client.stream import Acknowledged, Ended, Instruction, Stream
+from lepton_fl.config import register
+from lepton_fl.errors import BudgetSpent, ConfigError, DataError, LeptonError
+from lepton_fl.federation.client_app import client_app
+from lepton_fl.federation.codec import BadMessage, Encoded, Route, decode, encode
+from lepton_fl.federation.terms import Terms, from_json, program
+from lepton_fl.flower import CLIENT_APP_RAISED, ClientApp, Context, Error, Message, MessageType, RecordDict, enter_run
+from lepton_fl.link.certificates import BadCertificate, write_secret
+from lepton_fl.link.frames import LARGEST_TERMS, Parts
+from lepton_fl.privacy.units import RecordPrivacy
+from lepton_fl.tasks.task import DataSource, Request
+from lepton_fl.training.examples import Site
+from lepton_fl.v1.federation_pb2 import Welcome
+
+_MOST_BYTES = 4 << 30  # of one instruction; memory grows with what arrives, not with what is announced
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
+
+
+@dataclass
+class Limits:
+    """What this institution agrees to, whatever an operator asks; anything beyond is refused."""
+
+    epsilon: float  # per run, at most
+    delta: float  # at most
+    not_private: bool  # true: privacy=none and seeded runs too. For public data only
+    exact_counts: bool  # true: exact counts of the hold-out may leave, which no epsilon covers
+    holdout_share: float  # of the records that may be held out, at most
+
+
+@dataclass
+class AgentConfig:
+    """Every setting of `lepton-client run`; `conf/client.yaml` holds the values."""
+
+    home: str | None  # null: LEPTON_HOME, else ~/.lepton/client
+    data: DataSource
+    limits: Limits
+    log: str  # text or json
+
+    def __post_init__(self) -> None:
+        if self.log not in ("text", "json"):
+            raise ConfigError(f"log must be text or json, got {self.log}")
+
+
+def register_schemas() -> None:
+    """Store every dataclass that a YAML of `lepton-client run` starts from."""
+    register("client", AgentConfig)
+
+
+class Refused(LeptonError):
+    """The server will not have this institution; trying again by itself would not help."""
+
+    exit_code = 7
+
+
+@dataclass(frozen=True)
+class Job:
+    """The run this institution takes part in."""
+
+    run_id: int
+    node_id: int
+    app: ClientApp
+    context: Context
+    may_count: bool  # evaluation may be answered
+
+
+class Agent:
+    """Answers instructions with this institution's data."""
+
+    def __init__(self, home: Home, source: DataSource, limits: Limits) -> None:
+        self._home, self._source, self._limits = home, source, limits
+        self._spool = Spool(home.path / "spool")
+        self._job: Job | None = None
+
+    def serve(self, stream: Stream) -> Ended:
+        """Handle one connection's events until it ends."""
+        while True:
+            event = stream.next_event(1.0)
+            if isinstance(event, Welcome):
+                self._join(event)
+            elif isinstance(event, Instruction):
+                stream.answer(event.message_id, self._answer(event))
+            elif isinstance(event, Acknowledged):
+                self._spool.forget(event.message_id)
+            elif isinstance(event, Ended):
+                return event
+
+    def _join(self, welcome: Welcome) -> None:
+        """Prepare for a run: terms, data, program. The same run after a reconnect is kept as it is."""
+        if self._job is not None and self._job.run_id == welcome.run_id:
+            return
+        if len(welcome.terms) > LARGEST_TERMS:
+            raise ConfigError("the terms of the run are too long; nothing was trained; tell the operator")
+        terms = from_json(welcome.terms)
+        _refuse_beyond(self._limits, terms)
+        site = _own_site(terms.task.load(Request(self._source, terms.holdout, None)).sites, self._home.institution)
+        made = program(terms, welcome.institutions)
+        enter_run(welcome.run_id)
+        context = Context(welcome.run_id, welcome.node_id, {"institution": site.institution}, RecordDict(), {})
+        spent = OnDisk(self._home.path / "rounds", welcome.run_id)
+        app = client_app(made, {site.institution: site}, spent)
+        self._job = Job(welcome.run_id, welcome.node_id, app, context, self._limits.exact_counts)
+        privacy = terms.privacy
+        promise = (
+            f"per {privacy.unit}, epsilon {privacy.epsilon:g} at delta {privacy.delta:g}"
+            if isinstance(privacy, RecordPrivacy) and terms.seed is None
+            else "NOT PRIVATE"
+        )
+        _say(f"joined a run: {terms.task.title}, {terms.rounds} rounds, {promise}")
+
+    def _answer(self, instruction: Instruction) -> Parts:
+        """The answer on disk if this was asked before; else carry it out, and keep the answer before it is sent."""
+        kept = self._spool.find(instruction.message_id)
+        if kept is not None:
+            return kept
+        if self._job is None:
+            raise Refused("the server sent work before the terms of a run; nothing was trained; tell the operator")
+        encoded = _carried_out(self._job, instruction)
+        parts = Parts(encoded.envelope, encoded.arrays)
+        self._spool.keep(instruction.message_id, parts)
+        return parts
+
+
+def _carried_out(job: Job, instruction: Instruction) -> Encoded:
+    route = Route(job.run_id, 1, job.node_id)
+    try:
+        message = decode(Encoded(instruction.parts.envelope, instruction.parts.arrays), route)
+    except BadMessage as error:
+        raise Refused(
+            f"the server sent what is no message ({error}); nothing was trained; tell the operator"
+        ) from error
+    if message.metadata.message_type != MessageType.TRAIN and not job.may_count:
+        refusal = Error(CLIENT_APP_RAISED, "exact counts may not leave this institution")
+        return encode(Message(refusal, reply_to=message), instruction.message_id)
+    try:
+        return encode(job.app(message, job.context), instruction.message_id)
+    except LeptonError as error:
+        _say(f"could not answer: {error}")
+        # The sentence may count records; only its kind leaves.
+        reason = type(error).__name__
+    except Exception as error:  # whatever went wrong is told here in full, and to the server by its type alone
+        _say(f"could not answer: {type(error).__name__}: {error}")
+        reason = type(error).__name__
+    return encode(Message(Error(CLIENT_APP_RAISED, reason), reply_to=message), instruction.message_id)
+
+
+def _refuse_beyond(limits: Limits, terms: Terms) -> None:
+    """Raise `Refused`, naming the setting, if the operator's terms go beyond this institution's limits."""
+    privacy = terms.privacy
+    if not isinstance(privacy, RecordPrivacy) or terms.seed is not None:
+        if not limits.not_private:
+            what = "privacy=none" if terms.seed is None else f"seed={terms.seed}, with which noise can be subtracted"
+            raise Refused(f"the run asks for {what}; nothing was read or sent; limits.not_private=true allows it")
+    elif privacy.epsilon > limits.epsilon or privacy.delta > limits.delta:
+        raise Refused(
+            f"the run asks for epsilon {privacy.epsilon:g} at delta {privacy.delta:g}, and limits allow "
+            f"{limits.epsilon:g} at {limits.delta:g}; nothing was read or sent"
+        )
+    if terms.holdout.share > limits.holdout_share:
+        raise Refused(
+            f"the run holds out {terms.holdout.share:g} of the records, and limits.holdout_share allows "
+            f"{limits.holdout_share:g}; nothing was read or sent"
+        )
+
+
+class OnDisk:
+    """The last round of a run that this institution began, in a file of its own; survives a crash."""
+
+    def __init__(self, folder: Path, run_id: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path = folder / str(run_id)
+
+    def last(self, institution: str) -> int:
+        """See `RoundsSpent.last`; a damaged file raises, since what was spent is then unknown."""
+        if not self._path.exists():
+            return 0
+        try:
+            return int(self._path.read_text())
+        except (OSError, ValueError) as error:
+            raise BudgetSpent(f"{self._path} is damaged, so what was spent is unknown; nothing was released") from error
+
+    def note(self, institution: str, round: int) -> None:
+        """See `RoundsSpent.note`."""
+        write_secret(self._path, str(round).encode())
+
+
+def _own_site(sites: tuple[Site, ...], institution: str) -> Site:
+    """This institution's records: the rows under its name, or all rows if there is only one name.
+
+    Raises:
+        DataError: several institutions in the file, none of them this one.
+    """
+    for site in sites:
+        if site.institution == institution:
+            return site
+    if len(sites) == 1:
+        return replace(sites[0], institution=institution)
+    raise DataError(
+        f"the file has {len(sites)} institutions and none is called {institution}; nothing was trained; give this "
+        "institution's own file"
+    )
+
+
+def run(config: AgentConfig) -> None:
+    """One `lepton-client run`: until SIGTERM, Ctrl-C, or a refusal."""
+    home = open_home(find(config.home))
+    signal.signal(signal.SIGTERM, _stop)
+    agent, pause_s = Agent(home, config.data, config.limits), _FIRST_PAUSE_S
+    told = ""
+    while True:
+        for address in home.addresses:
+            ended = _connect(agent, home, address)
+            news = _news(ended, address)
+            if news != told:
+                _say(news)
+                told = news
+            pause_s = _FIRST_PAUSE_S if ended.code is None else min(_LONGEST_PAUSE_S, 1.5 * pause_s)
+        time.sleep(pause_s)
+
+
+def _connect(agent: Agent, home: Home, address: str) -> Ended:
+    ca, key, certificate = home.credentials()
+    _refuse_expired(certificate)
+    credentials = grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=certificate)
+    with grpc.secure_channel(address, credentials) as channel:
+        stream = Stream(channel, version("lepton-fl"), _MOST_BYTES)
+        try:
+            ended = agent.serve(stream)
+        finally:
+            stream.close()
+    if ended.code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.FAILED_PRECONDITION):
+        raise Refused(f"the server at {address} refused: {ended.detail}; nothing more was sent; ask the operator")
+    if ended.stay_away:
+        raise Refused(f"the server closed this stream: {ended.detail}; nothing was lost; stop one of the two")
+    return ended
+
+
+def _news(ended: Ended, address: str) -> str:
+    """One line about why the stream ended; the same reason is not repeated."""
+    if ended.code is None:
+        return f"{ended.detail}; waiting for the next"
+    if ended.code == grpc.StatusCode.UNAVAILABLE and "CERTIFICATE_VERIFY_FAILED" in ended.detail:
+        return f"whoever answers at {address} is not this federation's server; nothing was sent; trying on"
+    return f"no connection to {address}; trying on by itself"
+
+
+def _refuse_expired(certificate: bytes) -> None:
+    """gRPC's server tells a refused client nothing, so what can be seen here is said here."""
+    parsed = x509.load_pem_x509_certificate(certificate)
+    now = datetime.now(UTC)
+    if now >= parsed.not_valid_after_utc:
+        raise BadCertificate(
+            f"this certificate ended at {parsed.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; nothing was sent; "
+            "ask the operator for a new invitation and enroll again, or check this machine's clock"
+        )
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    _say("stopped; whatever was trained and not yet sent is kept for the next start")
+    raise SystemExit(0)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

@@ -1,0 +1,95 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ClientFrame(_message.Message):
+    __slots__ = ("hello", "begin", "chunk", "heartbeat")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    BEGIN_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    begin: Begin
+    chunk: Chunk
+    heartbeat: Heartbeat
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+
+class ServerFrame(_message.Message):
+    __slots__ = ("welcome", "begin", "chunk", "heartbeat", "ack", "goodbye")
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    BEGIN_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    ACK_FIELD_NUMBER: _ClassVar[int]
+    GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    welcome: Welcome
+    begin: Begin
+    chunk: Chunk
+    heartbeat: Heartbeat
+    ack: Ack
+    goodbye: Goodbye
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("protocol", "lepton_version")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    LEPTON_VERSION_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    lepton_version: str
+    def __init__(self, protocol: _Optional[int] = ..., lepton_version: _Optional[str] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("node_id", "run_id", "institution", "terms", "institutions")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    INSTITUTION_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    INSTITUTIONS_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    run_id: int
+    institution: str
+    terms: str
+    institutions: int
+    def __init__(self, node_id: _Optional[int] = ..., run_id: _Optional[int] = ..., institution: _Optional[str] = ..., terms: _Optional[str] = ..., institutions: _Optional[int] = ...) -> None: ...
+
+class Begin(_message.Message):
+    __slots__ = ("message_id", "reply_to_message_id", "envelope_bytes", "array_bytes", "sha256")
+    MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    REPLY_TO_MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    ENVELOPE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ARRAY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    message_id: str
+    reply_to_message_id: str
+    envelope_bytes: int
+    array_bytes: _containers.RepeatedScalarFieldContainer[int]
+    sha256: bytes
+    def __init__(self, message_id: _Optional[str] = ..., reply_to_message_id: _Optional[str] = ..., envelope_bytes: _Optional[int] = ..., array_bytes: _Optional[_Iterable[int]] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+
+class Chunk(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Ack(_message.Message):
+    __slots__ = ("reply_to_message_id",)
+    REPLY_TO_MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    reply_to_message_id: str
+    def __init__(self, reply_to_message_id: _Optional[str] = ...) -> None: ...
+
+class Goodbye(_message.Message):
+    __slots__ = ("reason", "stay_away")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    STAY_AWAY_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    stay_away: bool
+    def __init__(self, reason: _Optional[str] = ..., stay_away: bool = ...) -> None: ...

@@ -1,0 +1,105 @@
+"""The command `lepton-server`. Its help needs no heavy library; everything else is imported on use."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from lepton_fl.command import Parser, home_as_setting
+from lepton_fl.config import App, run_app
+from lepton_fl.errors import exit_on_error
+
+if TYPE_CHECKING:
+    from lepton_server.run import ServerConfig
+
+HELP = """\
+lepton-server: an operator's side of a federation.
+
+usage: lepton-server VERB [--home DIR] ...
+
+  lepton-server init --host fl.example.org       make the CA and the home, once
+  lepton-server invite "North Hospital"          print an invitation for one institution: one line, one use, 24 hours
+  lepton-server institutions                     who was invited, is a member, was revoked
+  lepton-server revoke "North Hospital"          keep an institution out; an open stream is cut within seconds
+  lepton-server run task=heart rounds=10         wait for the institutions, train, write the results, stop
+  lepton-server run --help                       the settings of a run
+
+--home DIR            the operator's folder; else LEPTON_HOME, else ~/.lepton/server
+
+exit codes: 0 done, 2 configuration, 3 privacy budget, 6 no model trained, 7 certificate, 8 invitation,
+9 the operator's records, 10 too few institutions, 130 interrupted
+"""
+
+RUN_HELP = """\
+lepton-server run: wait for the institutions, train, write the results, stop.
+
+usage: lepton-server run [--home DIR] [SETTING=VALUE ...] [--config-dir DIR] [--cfg job]
+
+  lepton-server run task=heart rounds=10
+  lepton-server run task=heart privacy.epsilon=0.5 strategy=fedavgm output=results
+
+task=      {task}
+model=     {model}
+strategy=  {strategy}
+privacy=   {privacy}
+
+institutions=N      wait for so many; null: every member and every open invitation
+quorum_s=SECONDS    wait so long for them
+round_s=SECONDS     and so long for the answers of a round
+seed=N              reproducible, and therefore labelled not private; null: private
+output=DIR          result.json, rounds.jsonl, model.safetensors, learning_curve.png
+log=text|json       lines for people, or one JSON object a line
+"""
+
+
+def main() -> None:
+    """Run `lepton-server` with the arguments of this process."""
+    verb, *rest = sys.argv[1:] or ["--help"]
+    if verb in ("--help", "-h"):
+        sys.stdout.write(HELP)
+    elif verb == "run":
+        with exit_on_error():
+            sys.argv = [f"{sys.argv[0]} run", *home_as_setting(rest)]
+        run_app(App("server", _schema, _run, _register, RUN_HELP), ("task", "model", "strategy", "privacy"))
+    else:
+        with exit_on_error():
+            _plain_verb([verb, *rest])
+
+
+def _plain_verb(arguments: list[str]) -> None:
+    parser = Parser(prog="lepton-server", add_help=False, allow_abbrev=False)
+    verbs = parser.add_subparsers(dest="verb", parser_class=Parser, required=True)
+    for name in ("init", "invite", "revoke", "institutions"):
+        verb = verbs.add_parser(name, add_help=False, allow_abbrev=False)
+        verb.add_argument("--home")
+        if name == "init":
+            verb.add_argument("--host", action="append", required=True)
+            verb.add_argument("--name", default="lepton federation")
+            verb.add_argument("--port", type=int, default=9410)
+            verb.add_argument("--enrolment-port", type=int, default=9411)
+        elif name == "institutions":
+            verb.add_argument("--json", action="store_true")
+        else:
+            verb.add_argument("institution")
+    chosen = parser.parse_args(arguments)
+    from lepton_server import verbs as verbs_module
+
+    getattr(verbs_module, chosen.verb)(chosen)
+
+
+def _schema() -> type[ServerConfig]:
+    from lepton_server.run import ServerConfig
+
+    return ServerConfig
+
+
+def _run(config: ServerConfig) -> None:
+    from lepton_server.run import run
+
+    run(config)
+
+
+def _register() -> None:
+    from lepton_server.run import register_schemas
+
+    register_schemas()

@@ -1,0 +1,199 @@
+"""An operator and four institutions over mutual TLS, as real processes, with the README's commands."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+HEART = Path(__file__).resolve().parent.parent / "lepton_fl" / "tasks" / "data" / "heart.csv"
+HOSPITALS = ["Cleveland", "Hungary", "Switzerland", "VA Long Beach"]
+PATIENCE_S = 90
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def call(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / name), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+
+@dataclass
+class Federation:
+    """A folder with a server's home, the hospitals' own files, and the processes that were started."""
+
+    folder: Path
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def start(self, log: str, name: str, *arguments: str) -> subprocess.Popen[str]:
+        with (self.folder / log).open("w") as out:
+            process = subprocess.Popen(
+                [str(BIN / name), *arguments], cwd=self.folder, stdout=out, stderr=subprocess.STDOUT, text=True
+            )
+        self.processes.append(process)
+        return process
+
+    def serve(self, *settings: str) -> subprocess.Popen[str]:
+        waits = ["quorum_s=60", "round_s=60"]
+        return self.start("server.log", "lepton-server", "run", "--home", "server", "task=heart", *waits, *settings)
+
+    def client(self, hospital: str, *settings: str) -> subprocess.Popen[str]:
+        data = f"data.path={hospital.replace(' ', '_')}.csv"
+        return self.start(f"{hospital}.log", "lepton-client", "run", "--home", f"client {hospital}", data, *settings)
+
+    def wait_for(self, log: str, text: str) -> str:
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            said = (self.folder / log).read_text() if (self.folder / log).exists() else ""
+            if text in said:
+                return said
+            time.sleep(0.1)
+        raise AssertionError(f"{log} never said {text!r}: {said}")
+
+    def invite(self, hospital: str) -> str:
+        done = call("lepton-server", "invite", hospital, "--home", "server", cwd=self.folder)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def enroll(self, hospital: str, invitation: str) -> subprocess.CompletedProcess[str]:
+        return call("lepton-client", "enroll", invitation, "--home", f"client {hospital}", cwd=self.folder)
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Iterator[Federation]:
+    with HEART.open() as file:
+        rows = list(csv.DictReader(file))
+    for hospital in HOSPITALS:
+        with (tmp_path / f"{hospital.replace(' ', '_')}.csv").open("w") as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(row for row in rows if row["hospital"] == hospital)
+    ports = ["--port", str(free_port()), "--enrolment-port", str(free_port())]
+    made = call("lepton-server", "init", "--host", "127.0.0.1", "--home", "server", *ports, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    here = Federation(tmp_path)
+    yield here
+    for process in here.processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+
+
+PUBLIC = ["limits.not_private=true", "limits.exact_counts=true"]
+
+
+def test_four_hospitals_train_over_mutual_tls_the_very_model_of_a_simulation(federation: Federation) -> None:
+    invitations = {hospital: federation.invite(hospital) for hospital in HOSPITALS}
+    server = federation.serve("rounds=3", "seed=1", "output=out")
+    federation.wait_for("server.log", "waiting for 4 institutions")
+    for hospital, invitation in invitations.items():
+        enrolled = federation.enroll(hospital, invitation)
+        assert enrolled.returncode == 0, enrolled.stderr
+        key = federation.folder / f"client {hospital}" / "institution.key"
+        assert key.stat().st_mode & 0o777 == 0o600
+    clients = [federation.client(hospital, *PUBLIC) for hospital in HOSPITALS]
+
+    assert server.wait(PATIENCE_S) == 0
+    simulated = call("lepton-sim", "task=heart", "rounds=3", "seed=1", "output=sim", cwd=federation.folder)
+    assert simulated.returncode == 0, simulated.stderr
+
+    over_the_network = json.loads((federation.folder / "out" / "result.json").read_text())
+    in_one_process = json.loads((federation.folder / "sim" / "result.json").read_text())
+    same = ("model_sha256", "metrics", "metrics_by_institution", "noise_multiplier", "private", "institutions")
+    assert {key: over_the_network[key] for key in same} == {key: in_one_process[key] for key in same}
+    for client in clients:
+        client.send_signal(signal.SIGTERM)
+        assert client.wait(20) == 0
+    assert "Traceback" not in (federation.folder / "server.log").read_text()
+
+
+def test_a_killed_institution_comes_back_and_the_round_goes_on_with_the_others(federation: Federation) -> None:
+    for hospital in HOSPITALS[:2]:
+        federation.invite(hospital)
+    invitations = {hospital: federation.invite(hospital) for hospital in HOSPITALS[:2]}
+    server = federation.serve("rounds=400", "privacy=none", "output=out", "grace_s=1")
+    federation.wait_for("server.log", "waiting for 2 institutions")
+    for hospital, invitation in invitations.items():
+        assert federation.enroll(hospital, invitation).returncode == 0
+    clients = {hospital: federation.client(hospital, *PUBLIC) for hospital in HOSPITALS[:2]}
+    federation.wait_for("server.log", "round   5/400")
+    os.kill(clients["Hungary"].pid, signal.SIGKILL)
+    federation.wait_for("server.log", "Hungary left out")
+    federation.client("Hungary", *PUBLIC)
+    said = federation.wait_for("server.log", "result ")
+    assert server.wait(PATIENCE_S) == 0
+    assert said.count("Hungary connected") == 2
+    lines = [json.loads(line) for line in (federation.folder / "out" / "rounds.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == list(range(1, 401))
+    assert any(line["replied"] == ["Cleveland"] for line in lines)
+    assert lines[-1]["replied"] == ["Cleveland", "Hungary"]
+
+
+def test_a_revoked_institution_is_cut_off_within_seconds_and_kept_out(federation: Federation) -> None:
+    invitation = federation.invite("Cleveland")
+    federation.invite("Hungary")  # never comes, so the run stays in its waiting room
+    federation.serve("rounds=1")
+    federation.wait_for("server.log", "waiting for 2 institutions")
+    assert federation.enroll("Cleveland", invitation).returncode == 0
+    client = federation.client("Cleveland", *PUBLIC)
+    federation.wait_for("server.log", "Cleveland connected")
+    began = time.monotonic()
+    assert call("lepton-server", "revoke", "Cleveland", "--home", "server", cwd=federation.folder).returncode == 0
+    assert client.wait(20) == 7
+    assert time.monotonic() - began < 8  # 5 s on an idle machine; the command itself takes one
+    assert "this institution was revoked" in (federation.folder / "Cleveland.log").read_text()
+    again = federation.client("Cleveland", *PUBLIC)
+    assert again.wait(20) == 7
+    assert "not a member's, or was revoked" in (federation.folder / "Cleveland.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "limits", "reason"),
+    [
+        (["seed=1"], [], "seed=1, with which noise can be subtracted"),
+        (["privacy=none"], [], "privacy=none"),
+        (["privacy.epsilon=5"], [], "epsilon 5 at delta 0.0001, and limits allow 1"),
+        (["holdout.share=0.9"], [], "holds out 0.9"),
+    ],
+)
+def test_an_institution_refuses_terms_beyond_its_limits(
+    federation: Federation, settings: list[str], limits: list[str], reason: str
+) -> None:
+    invitation = federation.invite("Cleveland")
+    federation.serve("rounds=1", *settings)
+    federation.wait_for("server.log", "waiting for 1 institutions")
+    assert federation.enroll("Cleveland", invitation).returncode == 0
+    client = federation.client("Cleveland", *limits)
+    assert client.wait(60) == 7
+    said = (federation.folder / "Cleveland.log").read_text()
+    assert reason in said
+    assert "nothing was read or sent" in said
+    assert "Traceback" not in said
+
+
+def test_exact_counts_stay_at_home_unless_they_are_allowed_to_leave(federation: Federation) -> None:
+    invitation = federation.invite("Cleveland")
+    server = federation.serve("rounds=2", "output=out")
+    federation.wait_for("server.log", "waiting for 1 institutions")
+    assert federation.enroll("Cleveland", invitation).returncode == 0
+    federation.client("Cleveland")
+    assert server.wait(PATIENCE_S) == 0
+    result = json.loads((federation.folder / "out" / "result.json").read_text())
+    assert result["metrics"] is None
+    assert result["private"] is True
+    assert 0.9 < result["epsilon"] <= 1.0
