@@ -7,53 +7,28 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from lepton_fl import models, strategies, tasks
-from lepton_fl.config import job_number, name_of, register, register_table
-from lepton_fl.errors import ConfigError
+from lepton_fl.config import job_number, name_of
 from lepton_fl.federation.client_app import client_app
 from lepton_fl.federation.local_grid import LocalGrid
-from lepton_fl.federation.terms import Terms
-from lepton_fl.privacy import units
+from lepton_fl.federation.terms import RunConfig, register_run
 from lepton_fl.privacy.rounds_spent import InMemory
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.outcome import Outcome
-from lepton_fl.results.terminal import JsonVoice, PlainVoice
+from lepton_fl.results.terminal import VOICES, JsonVoice, PlainVoice
 from lepton_fl.run import Names, Prepared, conduct, prepare
 from lepton_fl.tasks.task import DataSource, Loaded, Request
 
-VOICES: dict[str, type[PlainVoice] | type[JsonVoice]] = {"text": PlainVoice, "json": JsonVoice}
-
 
 @dataclass
-class SimConfig(Terms):
+class SimConfig(RunConfig):
     """Every setting of `lepton-sim`; `conf/sim.yaml` holds the values."""
 
     data: DataSource
-    institutions: int | None  # null: as many as the data names, or task.partition says
-    cohort_size: int | None  # institutions asked to train in a round; null: all
-    output: str | None  # null: outputs/<date>/<time>
-    log: str  # text or json
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("institutions", "cohort_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
-        if self.log not in VOICES:
-            raise ConfigError(f"log must be one of {', '.join(VOICES)}, got {self.log}")
 
 
 def register_schemas() -> None:
     """Store every dataclass that a YAML of `lepton-sim` starts from."""
-    register("sim", SimConfig)
-    for group, table in (
-        ("task", tasks.TABLE),
-        ("model", models.TABLE),
-        ("strategy", strategies.TABLE),
-        ("privacy", units.TABLE),
-    ):
-        register_table(group, table)
+    register_run("sim", SimConfig)
 
 
 @dataclass(frozen=True)

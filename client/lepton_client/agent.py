@@ -23,7 +23,7 @@ from lepton_client.stream import Acknowledged, Ended, Instruction, Stream
 from lepton_fl.config import register
 from lepton_fl.errors import BudgetSpent, ConfigError, DataError, LeptonError
 from lepton_fl.federation.client_app import client_app
-from lepton_fl.federation.codec import BadMessage, Encoded, Route, decode, encode
+from lepton_fl.federation.codec import BadMessage, Route, decode, encode
 from lepton_fl.federation.terms import Terms, from_json, program
 from lepton_fl.flower import CLIENT_APP_RAISED, ClientApp, Context, Error, Message, MessageType, RecordDict, enter_run
 from lepton_fl.link.certificates import BadCertificate, write_secret
@@ -135,16 +135,15 @@ class Agent:
             return kept
         if self._job is None:
             raise Refused("the server sent work before the terms of a run; nothing was trained; tell the operator")
-        encoded = _carried_out(self._job, instruction)
-        parts = Parts(encoded.envelope, encoded.arrays)
+        parts = _carried_out(self._job, instruction)
         self._spool.keep(instruction.message_id, parts)
         return parts
 
 
-def _carried_out(job: Job, instruction: Instruction) -> Encoded:
+def _carried_out(job: Job, instruction: Instruction) -> Parts:
     route = Route(job.run_id, 1, job.node_id)
     try:
-        message = decode(Encoded(instruction.parts.envelope, instruction.parts.arrays), route)
+        message = decode(instruction.parts, route)
     except BadMessage as error:
         raise Refused(
             f"the server sent what is no message ({error}); nothing was trained; tell the operator"

@@ -30,7 +30,10 @@ task=      {task}
 
 --home DIR          the institution's folder; else LEPTON_HOME, else ~/.lepton/client
 data.path=FILE      a CSV (also .csv.gz) or Parquet file
-log=text|json       lines for people, or one JSON object a line
+limits.epsilon=N    the most epsilon a run may cost here (and .delta); a run that asks for more is refused
+limits.not_private=true limits.exact_counts=true
+                    for public data only: seeded or unprotected runs, and exact hold-out counts, too
+log=text|json       lines for people, or one JSON object (check)
 
 exit codes: 0 done, 2 configuration, 4 data, 7 certificate, 8 invitation or enrolment, 130 interrupted
 """

@@ -26,6 +26,7 @@ from lepton_fl.flower import (
     RecordDict,
     received,
 )
+from lepton_fl.link.frames import Parts
 from lepton_fl.v1.message_pb2 import ArrayHeader, ArraySet, Content, Entry, Envelope, Failure, ValueSet
 
 LARGEST_ENVELOPE = 16 << 20
@@ -42,14 +43,6 @@ _SCALARS: dict[type, str] = {int: "integer", float: "real", bool: "truth", str: 
 
 class BadMessage(ValueError):
     """Bytes that are not a message; says what is wrong, never what they held."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A message as it travels."""
-
-    envelope: bytes
-    arrays: tuple[bytes, ...]  # .npy blobs in the envelope's order
 
 
 @dataclass(frozen=True)
@@ -71,7 +64,7 @@ class Route:
     destination: int  # node id
 
 
-def encode(message: Message, message_id: str) -> Encoded:
+def encode(message: Message, message_id: str) -> Parts:
     """The message's bytes; array bytes are not copied."""
     envelope = Envelope(
         message_id=message_id,
@@ -81,7 +74,7 @@ def encode(message: Message, message_id: str) -> Encoded:
     )
     if message.has_error():
         envelope.failure.CopyFrom(Failure(code=message.error.code, reason=message.error.reason or ""))
-        return Encoded(envelope.SerializeToString(), ())
+        return Parts(envelope.SerializeToString(), ())
     blobs: list[bytes] = []
     content = Content()
     for name, arrays in message.content.array_records.items():
@@ -91,10 +84,10 @@ def encode(message: Message, message_id: str) -> Encoded:
     content.metrics.extend(_value_sets(message.content.metric_records.items()))
     content.configs.extend(_value_sets(message.content.config_records.items()))
     envelope.content.CopyFrom(content)
-    return Encoded(envelope.SerializeToString(), tuple(blobs))
+    return Parts(envelope.SerializeToString(), tuple(blobs))
 
 
-def decode(encoded: Encoded, route: Route) -> Message:
+def decode(encoded: Parts, route: Route) -> Message:
     """The message, its sender and receiver taken from the link.
 
     Raises:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from uuid import uuid4
 
 from lepton_fl.errors import LeptonError
-from lepton_fl.federation.codec import BadMessage, Encoded, Route, decode, encode
+from lepton_fl.federation.codec import BadMessage, Route, decode, encode
 from lepton_fl.flower import (
     CLIENT_APP_RAISED,
     NODE_UNAVAILABLE,
@@ -21,6 +21,7 @@ from lepton_fl.flower import (
     Run,
     enter_run,
 )
+from lepton_fl.link.frames import Parts
 
 _log = logging.getLogger(__name__)
 _RUN_ID = 1
@@ -96,7 +97,7 @@ class LocalGrid(Grid):
         except BadMessage as error:
             return Message(Error(CLIENT_APP_RAISED, str(error)), reply_to=message)
 
-    def _call(self, instruction: Message, node_id: int) -> Encoded:
+    def _call(self, instruction: Message, node_id: int) -> Parts:
         """The ClientApp's answer as bytes; whatever goes wrong there is an answer too."""
         try:
             return encode(self._app(instruction, self._contexts[node_id]), uuid4().hex)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
 from lepton_fl import models, strategies, tasks
-from lepton_fl.config import Table, build, look_up
+from lepton_fl.config import Table, build, look_up, register, register_table
 from lepton_fl.errors import ConfigError
 from lepton_fl.federation.client_app import ClientProgram
 from lepton_fl.models.shape import Model
@@ -44,6 +44,32 @@ class Terms:
         for name in ("rounds", "weight_cap"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass
+class RunConfig(Terms):
+    """The terms, and what the person who starts a run decides beside them."""
+
+    institutions: int | None  # how many take part; null: as many as there are
+    cohort_size: int | None  # institutions asked to train in a round; null: all
+    output: str | None  # folder of the results; null: a dated one
+    log: str  # text or json
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("institutions", "cohort_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        if self.log not in ("text", "json"):
+            raise ConfigError(f"log must be text or json, got {self.log}")
+
+
+def register_run(name: str, schema: type[RunConfig]) -> None:
+    """Store a run's schema, and every dataclass that a YAML of its groups starts from."""
+    register(name, schema)
+    for group, table in _TABLES.items():
+        register_table(group, table)
 
 
 def program(terms: Terms, institutions: int) -> ClientProgram:

@@ -126,6 +126,10 @@ class PlainVoice:
                 self._write, self._advance = _write_line, _nothing
 
 
+VOICES: dict[str, type[PlainVoice] | type[JsonVoice]] = {"text": PlainVoice, "json": JsonVoice}
+"""What `log=` takes."""
+
+
 def opening(facts: Facts) -> list[str]:
     """The lines before the first round: who trains what, and what is promised."""
     claim = facts.claim

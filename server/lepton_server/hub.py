@@ -19,7 +19,7 @@ from uuid import uuid4
 import grpc
 from cryptography import x509
 
-from lepton_fl.federation.codec import LARGEST_ENVELOPE, BadMessage, Encoded, Route, decode, encode
+from lepton_fl.federation.codec import LARGEST_ENVELOPE, BadMessage, Route, decode, encode
 from lepton_fl.flower import NODE_UNAVAILABLE, Error, Message
 from lepton_fl.link import frames
 from lepton_fl.link.certificates import key_hash
@@ -67,7 +67,7 @@ class Owed:
 
     message_id: str
     message: Message
-    encoded: Encoded
+    parts: Parts
 
 
 @dataclass
@@ -310,7 +310,7 @@ class Hub(FederationServicer):
                 return
         asked = owed.message.metadata
         try:
-            reply = decode(Encoded(parts.envelope, parts.arrays), Route(asked.run_id, node_id, asked.src_node_id))
+            reply = decode(parts, Route(asked.run_id, node_id, asked.src_node_id))
         except BadMessage as error:
             reply = Message(Error(NODE_UNAVAILABLE, str(error)), reply_to=owed.message)
         with self.changed:
@@ -321,8 +321,7 @@ class Hub(FederationServicer):
 
 
 def _announced(owed: Owed) -> tuple[Begin, Parts]:
-    parts = Parts(owed.encoded.envelope, owed.encoded.arrays)
-    return frames.begin(parts, owed.message_id), parts
+    return frames.begin(owed.parts, owed.message_id), owed.parts
 
 
 def _ack(message_id: str) -> ServerFrame:

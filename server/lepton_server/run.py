@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lepton_fl import models, strategies, tasks
-from lepton_fl.config import name_of, register, register_table
+from lepton_fl.config import name_of
 from lepton_fl.errors import ConfigError
 from lepton_fl.federation.arrays import template_of
-from lepton_fl.federation.terms import Terms, to_json
+from lepton_fl.federation.terms import RunConfig, register_run, to_json
 from lepton_fl.link.certificates import to_pem
-from lepton_fl.privacy import units
 from lepton_fl.results.folder import Folder
-from lepton_fl.results.terminal import JsonVoice, PlainVoice
+from lepton_fl.results.terminal import VOICES
 from lepton_fl.run import Names, Prepared, conduct, prepare
 from lepton_server.enrolment import Enrolment
 from lepton_server.grid import HubGrid, wait_for_members
@@ -27,45 +25,27 @@ from lepton_server.serving import Endpoint, Serving
 from lepton_server.store import Store
 
 _HEADER_BYTES = 4096  # of one array in a reply, besides its values
-VOICES: dict[str, type[PlainVoice] | type[JsonVoice]] = {"text": PlainVoice, "json": JsonVoice}
 
 
 @dataclass
-class ServerConfig(Terms):
+class ServerConfig(RunConfig):
     """Every setting of `lepton-server run`; `conf/server.yaml` holds the values."""
 
     home: str | None  # null: LEPTON_HOME, else ~/.lepton/server
-    institutions: int | None  # wait for so many; null: every member and every open invitation
-    cohort_size: int | None  # institutions asked to train in a round; null: all
-    quorum_s: float  # wait so long for them
+    quorum_s: float  # wait so long for the institutions
     round_s: float  # and so long for the answers of a round
     grace_s: float  # an institution that loses its connection may come back within this time
-    output: str | None  # null: HOME/runs/<date>-<time>
-    log: str  # text or json
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("quorum_s", "round_s", "grace_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be a positive number of seconds, got {getattr(self, name)}")
-        for name in ("institutions", "cohort_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
-        if self.log not in VOICES:
-            raise ConfigError(f"log must be one of {', '.join(VOICES)}, got {self.log}")
 
 
 def register_schemas() -> None:
     """Store every dataclass that a YAML of `lepton-server run` starts from."""
-    register("server", ServerConfig)
-    for group, table in (
-        ("task", tasks.TABLE),
-        ("model", models.TABLE),
-        ("strategy", strategies.TABLE),
-        ("privacy", units.TABLE),
-    ):
-        register_table(group, table)
+    register_run("server", ServerConfig)
 
 
 def run(config: ServerConfig) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lepton_fl.federation.codec import BadMessage, Encoded, Route, decode, encode
+from lepton_fl.federation.codec import BadMessage, Route, decode, encode
 from lepton_fl.flower import (
     Array,
     ArrayRecord,
@@ -20,6 +20,7 @@ from lepton_fl.flower import (
     RecordDict,
     enter_run,
 )
+from lepton_fl.link.frames import Parts
 from lepton_fl.v1.message_pb2 import ArrayHeader, ArraySet, Content, Entry, Envelope, ValueSet
 
 ROUTE = Route(run_id=1, source=1, destination=42)
@@ -94,11 +95,11 @@ def test_random_bytes_are_a_bad_message_or_a_message_and_never_anything_else(
 ) -> None:
     enter_run(1)
     with contextlib.suppress(BadMessage):
-        decode(Encoded(envelope, tuple(arrays)), ROUTE)
+        decode(Parts(envelope, tuple(arrays)), ROUTE)
 
 
-def sealed(content: Content, *arrays: bytes) -> Encoded:
-    return Encoded(Envelope(message_type="train", content=content).SerializeToString(), arrays)
+def sealed(content: Content, *arrays: bytes) -> Parts:
+    return Parts(Envelope(message_type="train", content=content).SerializeToString(), arrays)
 
 
 def npy(value: np.ndarray) -> bytes:
@@ -147,9 +148,9 @@ def test_text_among_metrics_is_refused() -> None:
 
 def test_an_envelope_over_the_limit_is_refused_before_it_is_parsed() -> None:
     with pytest.raises(BadMessage, match="at most"):
-        decode(Encoded(bytes(17 << 20), ()), ROUTE)
+        decode(Parts(bytes(17 << 20), ()), ROUTE)
 
 
 def test_a_message_without_a_body_is_refused() -> None:
     with pytest.raises(BadMessage, match="neither"):
-        decode(Encoded(Envelope(message_type="train").SerializeToString(), ()), ROUTE)
+        decode(Parts(Envelope(message_type="train").SerializeToString(), ()), ROUTE)

@@ -74,7 +74,8 @@ def test_result_json_has_the_documented_keys(finished: tuple[Outcome, Path]) -> 
     result = json.loads((finished[1] / "result.json").read_text())
     assert {
         "schema", "version", "finished_at", "task", "model", "strategy", "parameters", "institutions", "rounds",
-        "metrics", "metrics_by_institution", "evaluation", "private", "not_private_because", "unit", "neighbouring_relation",
+        "metrics", "metrics_by_institution", "evaluation", "private", "not_private_because", "unit",
+        "neighbouring_relation",
         "epsilon", "epsilon_without_seed", "epsilon_budget", "delta", "noise_multiplier", "clipping_norm",
         "sampling_rate", "steps", "seed", "seconds", "model_sha256",
     } == set(result)  # fmt: skip
