@@ -55,11 +55,6 @@ class AgentConfig:
     home: str | None  # null: LEPTON_HOME, else ~/.lepton/client
     data: DataSource
     limits: Limits
-    log: str  # text or json
-
-    def __post_init__(self) -> None:
-        if self.log not in ("text", "json"):
-            raise ConfigError(f"log must be text or json, got {self.log}")
 
 
 def register_schemas() -> None:
