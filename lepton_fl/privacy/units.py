@@ -1,4 +1,4 @@
-"""What `privacy=record` and `privacy=none` mean: the settings, the unit, and the sentence to print.
+"""What `privacy=record` and `privacy=none` mean: the promise, its unit, and the settings.
 
 A privacy claim is empty without its unit (whose presence is hidden) and its neighbouring relation (what
 "hidden" compares). Both stand in the settings and travel with every epsilon that is printed or stored.

@@ -1,4 +1,7 @@
-"""Strategies, by the name that `strategy=` takes: Flower's own classes, one YAML each."""
+"""Strategies, by the name that `strategy=` takes: Flower's own classes.
+
+To register one, add a line here and its settings' values in `conf/strategy/NAME.yaml`.
+"""
 
 TABLE = {
     "bulyan": "lepton_fl.strategies.robust:Bulyan",
