@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 from lepton_fl.errors import ConfigError, TrainingFailed
 from lepton_fl.evaluation.counts import table_shape
 from lepton_fl.federation.arrays import template_of, to_arrays
 from lepton_fl.federation.client_app import DECLARED_WEIGHT, ClientProgram
+from lepton_fl.federation.journal import Journal, RoundReport
 from lepton_fl.federation.replies import Expected
-from lepton_fl.federation.rounds import RoundReport, Rounds, Run
+from lepton_fl.federation.rounds import Rounds, Run
 from lepton_fl.federation.terms import Terms, program
-from lepton_fl.flower import ArrayRecord, Context, Grid, RecordDict, ServerApp
+from lepton_fl.flower import Context, Grid, RecordDict, ServerApp
 from lepton_fl.privacy.accounting import epsilon_spent
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.outcome import Facts, Outcome, claim_of
-from lepton_fl.results.terminal import JsonVoice, PlainVoice
+from lepton_fl.results.terminal import Voice
 from lepton_fl.strategies.strategy import Federation
 
 
@@ -64,13 +64,17 @@ def prepare(terms: Terms, names: Names, institutions: Sequence[str], cohort_size
     return Prepared(terms, facts, made, federation)
 
 
-def conduct(
-    prepared: Prepared, grid: Grid, names: Mapping[int, str], output: tuple[Folder, PlainVoice | JsonVoice]
-) -> Outcome:
-    """Run every round over the grid; files and lines come as the rounds do.
+@dataclass(frozen=True)
+class Carrier:
+    """What takes a run to its institutions and through a crash."""
 
-    Args:
-        names: node id to institution.
+    grid: Grid
+    names: Mapping[int, str]  # node id: institution; may grow while the run goes on
+    journal: Journal
+
+
+def conduct(prepared: Prepared, carrier: Carrier, output: tuple[Folder, Voice]) -> Outcome:
+    """Run every round that is not over yet; files and lines come as the rounds do.
 
     Raises:
         TrainingFailed: no round made a model.
@@ -79,6 +83,7 @@ def conduct(
     folder, voice = output
     terms, claim, model = prepared.terms, prepared.facts.claim, prepared.program.model
     template = template_of(model)
+    progress = carrier.journal.resume(to_arrays(model))
 
     def on_round(report: RoundReport) -> None:
         if report.skipped is None:
@@ -87,42 +92,48 @@ def conduct(
         folder.add_round(report, claim)
         voice.round_done(report)
 
-    run = Run(
-        names=names,
-        expected=Expected(
-            template=template,
-            counts_shape=table_shape(prepared.program.outputs),
-            weight_cap=terms.weight_cap if prepared.program.mechanism is None else DECLARED_WEIGHT,
-            most_records=terms.weight_cap,
-            with_loss=terms.strategy.needs_exact_loss,
-        ),
-        randomness=prepared.program.randomness,
-        epsilon_after=_epsilon_after(prepared),
-        on_round=on_round,
-        least_replies=terms.strategy.least_replies,
-    )
-    rounds = Rounds(terms.strategy.build(prepared.federation), run)
+    run = _run_of(prepared, carrier, on_round)
+    rounds = Rounds(terms.strategy.build(prepared.federation), run, progress)
     voice.started(prepared.facts)
-    with voice.progress(terms.rounds) if isinstance(voice, PlainVoice) else nullcontext():
-        arrays = _start(rounds, grid, to_arrays(model), terms.rounds)
+    folder.begin(progress.reports, claim)
+    if progress.reports:
+        voice.continued(len(progress.reports))
+    with voice.progress(terms.rounds, len(progress.reports)):
+        _start(rounds, carrier.grid, terms.rounds - len(progress.reports))
     _refuse_without_model(rounds.reports)
-    sha256 = folder.add_model(arrays, template, claim)
+    sha256 = folder.add_model(rounds.arrays, template, claim)
     outcome = Outcome(prepared.facts, tuple(rounds.reports), time.monotonic() - began, sha256)
     folder.finish(outcome)
     return outcome
 
 
-def _start(rounds: Rounds, grid: Grid, initial: ArrayRecord, count: int) -> ArrayRecord:
-    """The last model, after Flower's ServerApp has run the strategy."""
+def _run_of(prepared: Prepared, carrier: Carrier, on_round: Callable[[RoundReport], None]) -> Run:
+    terms, program = prepared.terms, prepared.program
+    return Run(
+        names=carrier.names,
+        expected=Expected(
+            template=template_of(program.model),
+            counts_shape=table_shape(program.outputs),
+            weight_cap=terms.weight_cap if program.mechanism is None else DECLARED_WEIGHT,
+            most_records=terms.weight_cap,
+            with_loss=terms.strategy.needs_exact_loss,
+        ),
+        journal=carrier.journal,
+        epsilon_after=_epsilon_after(prepared),
+        on_round=on_round,
+        least_replies=terms.strategy.least_replies,
+    )
+
+
+def _start(rounds: Rounds, grid: Grid, count: int) -> None:
+    """Let Flower's ServerApp run the strategy for so many rounds more."""
     server_app = ServerApp()
-    last = {}
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
-        last["arrays"] = rounds.start(grid, initial, num_rounds=count).arrays
+        rounds.start(grid, rounds.arrays.copy(), num_rounds=count)
 
     server_app(grid, Context(grid.run.run_id, 1, {}, RecordDict(), {}))
-    return last["arrays"]
 
 
 def _refuse_without_model(reports: Sequence[RoundReport]) -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from lepton_fl.config import job_number, name_of
 from lepton_fl.federation.client_app import client_app
+from lepton_fl.federation.journal import NoJournal
 from lepton_fl.federation.local_grid import LocalGrid
 from lepton_fl.federation.terms import RunConfig, register_run
 from lepton_fl.privacy.rounds_spent import InMemory
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.outcome import Outcome
-from lepton_fl.results.terminal import VOICES, JsonVoice, PlainVoice
-from lepton_fl.run import Names, Prepared, conduct, prepare
+from lepton_fl.results.terminal import VOICES, Voice
+from lepton_fl.run import Carrier, Names, Prepared, conduct, prepare
 from lepton_fl.tasks.task import DataSource, Loaded, Request
 
 
@@ -46,13 +47,13 @@ def plan(config: SimConfig, names: Names) -> Plan:
     return Plan(prepare(config, names, institutions, config.cohort_size), loaded)
 
 
-def simulate(planned: Plan, folder: Folder, voice: PlainVoice | JsonVoice) -> Outcome:
+def simulate(planned: Plan, folder: Folder, voice: Voice) -> Outcome:
     """Run every round in this process; raises `TrainingFailed` if no round made a model."""
     # Training works in place; the plan stays as it was, so that it can be simulated again.
     program = replace(planned.run.program, model=copy.deepcopy(planned.run.program.model))
     sites = {site.institution: site for site in planned.loaded.sites}
     grid = LocalGrid(client_app(program, sites, InMemory()), planned.run.facts.institutions)
-    return conduct(planned.run, grid, grid.names, (folder, voice))
+    return conduct(planned.run, Carrier(grid, grid.names, NoJournal(program.randomness)), (folder, voice))
 
 
 def output_folder(output: str | None, job: int | None) -> Path:

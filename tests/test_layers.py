@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the bottom up; a module imports only from its own layer's package and from lower layers.
 LAYERS = [
     {"lepton_fl.errors", "lepton_fl.v1"},
+    {"lepton_fl.files"},
     {"lepton_fl.link"},
     {"lepton_fl.command", "lepton_fl.config", "lepton_fl.flower"},
     {"lepton_fl.privacy", "lepton_fl.models"},

@@ -5,36 +5,41 @@ Jobs are declarative: the server sends settings, and this institution's own inst
 
 from __future__ import annotations
 
+import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import grpc
 from cryptography import x509
 
 from lepton_client.home import Home, find, open_home
-from lepton_client.spool import Spool
+from lepton_client.rounds import OnDisk
 from lepton_client.stream import Acknowledged, Ended, Instruction, Stream
 from lepton_fl.config import register
-from lepton_fl.errors import BudgetSpent, ConfigError, DataError, LeptonError
+from lepton_fl.errors import ConfigError, DataError, LeptonError
 from lepton_fl.federation.client_app import client_app
 from lepton_fl.federation.codec import BadMessage, Route, decode, encode
 from lepton_fl.federation.terms import Terms, from_json, program
+from lepton_fl.files import only_process
 from lepton_fl.flower import CLIENT_APP_RAISED, ClientApp, Context, Error, Message, MessageType, RecordDict, enter_run
-from lepton_fl.link.certificates import BadCertificate, write_secret
-from lepton_fl.link.frames import LARGEST_TERMS, Parts
+from lepton_fl.link.certificates import BadCertificate
+from lepton_fl.link.frames import LARGEST_TERMS, PROTOCOL, Assembler, Parts
+from lepton_fl.link.spool import Spool
 from lepton_fl.privacy.units import RecordPrivacy
 from lepton_fl.tasks.task import DataSource, Request
 from lepton_fl.training.examples import Site
-from lepton_fl.v1.federation_pb2 import Welcome
+from lepton_fl.v1.federation_pb2 import Held, Hello, Welcome
 
 _MOST_BYTES = 4 << 30  # of one instruction; memory grows with what arrives, not with what is announced
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
+# The longest is well below the server's grace, so that a server that was away finds everybody in time.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 15.0
 
 
 @dataclass
@@ -62,6 +67,17 @@ def register_schemas() -> None:
     register("client", AgentConfig)
 
 
+POINTS = ("round trained", "reply kept", "reply released", "reply sent", "reply forgotten")
+Reached = Callable[[str], None]
+"""Told each of `POINTS` as it is passed."""
+
+
+class SpoolFull(LeptonError):
+    """This institution's disk cannot take what must be written before anything leaves."""
+
+    exit_code = 9
+
+
 class Refused(LeptonError):
     """The server will not have this institution; trying again by itself would not help."""
 
@@ -76,27 +92,47 @@ class Job:
     node_id: int
     app: ClientApp
     context: Context
+    spent: OnDisk
     may_count: bool  # evaluation may be answered
 
 
 class Agent:
     """Answers instructions with this institution's data."""
 
-    def __init__(self, home: Home, source: DataSource, limits: Limits) -> None:
-        self._home, self._source, self._limits = home, source, limits
+    def __init__(self, home: Home, source: DataSource, limits: Limits, reached: Reached) -> None:
+        self._home, self._source, self._limits, self._reached = home, source, limits, reached
         self._spool = Spool(home.path / "spool")
         self._job: Job | None = None
+        self._partial: Assembler | None = None
 
-    def serve(self, stream: Stream) -> Ended:
-        """Handle one connection's events until it ends."""
+    def connect(self, channel: grpc.Channel) -> Ended:
+        """Serve one connection until it ends; what came of an instruction is kept for the next."""
+        answered = [Held(message_id=message_id, is_whole=True) for message_id in self._spool.holds()]
+        held = self._partial.held() if self._partial is not None else next(iter(answered), Held())
+        hello = Hello(protocol=PROTOCOL, lepton_version=version("lepton-fl"), instruction=held)
+        stream = Stream(channel, hello, _MOST_BYTES, self._partial)
+        try:
+            return self._serve(stream)
+        finally:
+            stream.close()
+            self._partial = stream.partial
+
+    def _serve(self, stream: Stream) -> Ended:
         while True:
             event = stream.next_event(1.0)
             if isinstance(event, Welcome):
                 self._join(event)
             elif isinstance(event, Instruction):
-                stream.answer(event.message_id, self._answer(event))
+                answer = self._answer(event)
+                if answer is None:
+                    # Damaged by this machine: come back without it, and be asked in full.
+                    self._spool.forget(event.message_id)
+                    return Ended(grpc.StatusCode.UNAVAILABLE, "the answer that was kept is damaged")
+                stream.answer(event.message_id, answer, event.held)
+                self._reached("reply sent")
             elif isinstance(event, Acknowledged):
                 self._spool.forget(event.message_id)
+                self._reached("reply forgotten")
             elif isinstance(event, Ended):
                 return event
 
@@ -114,7 +150,7 @@ class Agent:
         context = Context(welcome.run_id, welcome.node_id, {"institution": site.institution}, RecordDict(), {})
         spent = OnDisk(self._home.path / "rounds", welcome.run_id)
         app = client_app(made, {site.institution: site}, spent)
-        self._job = Job(welcome.run_id, welcome.node_id, app, context, self._limits.exact_counts)
+        self._job = Job(welcome.run_id, welcome.node_id, app, context, spent, self._limits.exact_counts)
         privacy = terms.privacy
         promise = (
             f"per {privacy.unit}, epsilon {privacy.epsilon:g} at delta {privacy.delta:g}"
@@ -123,31 +159,54 @@ class Agent:
         )
         _say(f"joined a run: {terms.task.title}, {terms.rounds} rounds, {promise}")
 
-    def _answer(self, instruction: Instruction) -> Parts:
-        """The answer on disk if this was asked before; else carry it out, and keep the answer before it is sent."""
-        kept = self._spool.find(instruction.message_id)
-        if kept is not None:
-            return kept
-        if self._job is None:
+    def _answer(self, instruction: Instruction) -> Parts | None:
+        """The answer on disk if this was asked before; else carry it out, and keep the answer before it is sent.
+
+        None if the answer is not here any more, nor what was asked.
+        """
+        job = self._job
+        if job is None:
             raise Refused("the server sent work before the terms of a run; nothing was trained; tell the operator")
-        parts = _carried_out(self._job, instruction)
-        self._spool.keep(instruction.message_id, parts)
-        return parts
+        answer = self._spool.find(instruction.message_id)
+        if answer is None:
+            if instruction.parts is None:
+                return None
+            job.spent.carry_out(instruction.message_id)
+            answer = _carried_out(job, instruction.message_id, instruction.parts)
+            self._reached("round trained")
+            self._keep(instruction.message_id, answer)
+        job.spent.answered(instruction.message_id)
+        self._reached("reply released")
+        return answer
+
+    def _keep(self, message_id: str, answer: Parts) -> None:
+        try:
+            self._spool.keep(message_id, answer)
+            self._spool.forget_others(message_id)
+        except OSError as error:
+            raise SpoolFull(
+                f"cannot keep the answer in {self._home.path}: {error.strerror}; it was not sent and nothing was "
+                "released; make room, then run the same command again"
+            ) from error
+        self._reached("reply kept")
 
 
-def _carried_out(job: Job, instruction: Instruction) -> Parts:
-    route = Route(job.run_id, 1, job.node_id)
+def _carried_out(job: Job, message_id: str, parts: Parts) -> Parts:
+    route = Route(job.run_id, 1, job.node_id, message_id)
     try:
-        message = decode(instruction.parts, route)
+        message = decode(parts, route)
     except BadMessage as error:
         raise Refused(
             f"the server sent what is no message ({error}); nothing was trained; tell the operator"
         ) from error
     if message.metadata.message_type != MessageType.TRAIN and not job.may_count:
         refusal = Error(CLIENT_APP_RAISED, "exact counts may not leave this institution")
-        return encode(Message(refusal, reply_to=message), instruction.message_id)
+        return encode(Message(refusal, reply_to=message))
     try:
-        return encode(job.app(message, job.context), instruction.message_id)
+        return encode(job.app(message, job.context))
+    except OSError as error:
+        # A full disk is this machine's matter: the round is asked for again once there is room.
+        raise SpoolFull(f"cannot note the round: {error}; nothing was released; make room, then run again") from error
     except LeptonError as error:
         _say(f"could not answer: {error}")
         # The sentence may count records; only its kind leaves.
@@ -155,7 +214,7 @@ def _carried_out(job: Job, instruction: Instruction) -> Parts:
     except Exception as error:  # whatever went wrong is told here in full, and to the server by its type alone
         _say(f"could not answer: {type(error).__name__}: {error}")
         reason = type(error).__name__
-    return encode(Message(Error(CLIENT_APP_RAISED, reason), reply_to=message), instruction.message_id)
+    return encode(Message(Error(CLIENT_APP_RAISED, reason), reply_to=message))
 
 
 def _refuse_beyond(limits: Limits, terms: Terms) -> None:
@@ -177,27 +236,6 @@ def _refuse_beyond(limits: Limits, terms: Terms) -> None:
         )
 
 
-class OnDisk:
-    """The last round of a run that this institution began, in a file of its own; survives a crash."""
-
-    def __init__(self, folder: Path, run_id: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._path = folder / str(run_id)
-
-    def last(self, institution: str) -> int:
-        """See `RoundsSpent.last`; a damaged file raises, since what was spent is then unknown."""
-        if not self._path.exists():
-            return 0
-        try:
-            return int(self._path.read_text())
-        except (OSError, ValueError) as error:
-            raise BudgetSpent(f"{self._path} is damaged, so what was spent is unknown; nothing was released") from error
-
-    def note(self, institution: str, round: int) -> None:
-        """See `RoundsSpent.note`."""
-        write_secret(self._path, str(round).encode())
-
-
 def _own_site(sites: tuple[Site, ...], institution: str) -> Site:
     """This institution's records: the rows under its name, or all rows if there is only one name.
 
@@ -215,12 +253,24 @@ def _own_site(sites: tuple[Site, ...], institution: str) -> Site:
     )
 
 
-def run(config: AgentConfig) -> None:
-    """One `lepton-client run`: until SIGTERM, Ctrl-C, or a refusal."""
+def _nothing(point: str) -> None:
+    """Nobody watches the points at which an answer is safe."""
+
+
+def run(config: AgentConfig, reached: Reached = _nothing) -> None:
+    """One `lepton-client run`: until SIGTERM, Ctrl-C, or a refusal.
+
+    Args:
+        reached: told each of `POINTS` as it is passed.
+    """
     home = open_home(find(config.home))
     signal.signal(signal.SIGTERM, _stop)
-    agent, pause_s = Agent(home, config.data, config.limits), _FIRST_PAUSE_S
-    told = ""
+    with only_process(home.lock):
+        _serve_run_after_run(Agent(home, config.data, config.limits, reached), home)
+
+
+def _serve_run_after_run(agent: Agent, home: Home) -> NoReturn:
+    pause_s, told = _FIRST_PAUSE_S, ""
     while True:
         for address in home.addresses:
             ended = _connect(agent, home, address)
@@ -229,7 +279,8 @@ def run(config: AgentConfig) -> None:
                 _say(news)
                 told = news
             pause_s = _FIRST_PAUSE_S if ended.code is None else min(_LONGEST_PAUSE_S, 1.5 * pause_s)
-        time.sleep(pause_s)
+        # A hundred institutions that lost one server must not come back in the same instant.
+        time.sleep(pause_s * random.uniform(0.75, 1.25))  # noqa: S311 - not for a secret
 
 
 def _connect(agent: Agent, home: Home, address: str) -> Ended:
@@ -237,11 +288,7 @@ def _connect(agent: Agent, home: Home, address: str) -> Ended:
     _refuse_expired(certificate)
     credentials = grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=certificate)
     with grpc.secure_channel(address, credentials) as channel:
-        stream = Stream(channel, version("lepton-fl"), _MOST_BYTES)
-        try:
-            ended = agent.serve(stream)
-        finally:
-            stream.close()
+        ended = agent.connect(channel)
     if ended.code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.FAILED_PRECONDITION):
         raise Refused(f"the server at {address} refused: {ended.detail}; nothing more was sent; ask the operator")
     if ended.stay_away:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lepton_fl.errors import ConfigError
-from lepton_fl.link.certificates import read_key, write_secret
+from lepton_fl.files import write_secret
+from lepton_fl.link.certificates import read_key
 
 DEFAULT = Path("~/.lepton/client")
 
@@ -25,6 +26,11 @@ class Home:
     def key(self) -> Path:
         """The private key; made here, mode 0600, never sent."""
         return self.path / "institution.key"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one process that serves this institution."""
+        return self.path / "client.lock"
 
     def credentials(self) -> tuple[bytes, bytes, bytes]:
         """CA certificate, private key, own certificate; PEM. Raises `BadCertificate` if others can read the key."""

@@ -13,7 +13,7 @@ import grpc
 
 from lepton_fl.link import frames
 from lepton_fl.link.frames import Assembler, BadFrame, Parts
-from lepton_fl.v1.federation_pb2 import Begin, Chunk, ClientFrame, Heartbeat, Hello, Welcome
+from lepton_fl.v1.federation_pb2 import Begin, Chunk, ClientFrame, Heartbeat, Held, Hello, Welcome
 from lepton_fl.v1.federation_pb2_grpc import FederationStub
 
 _OUTBOX_FRAMES = 8  # an upload waits for the network, not for memory
@@ -21,10 +21,11 @@ _OUTBOX_FRAMES = 8  # an upload waits for the network, not for memory
 
 @dataclass(frozen=True)
 class Instruction:
-    """A whole message from the server."""
+    """A message from the server."""
 
     message_id: str
-    parts: Parts
+    parts: Parts | None  # None: it was here already, and its answer is asked for again
+    held: Held  # what the server has of the answer
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,19 @@ Event = Welcome | Instruction | Acknowledged | Ended
 class Stream:
     """Open from construction until an `Ended` event."""
 
-    def __init__(self, channel: grpc.Channel, version: str, most_bytes: int) -> None:
+    def __init__(self, channel: grpc.Channel, hello: Hello, most_bytes: int, partial: Assembler | None) -> None:
+        """Args:
+        most_bytes: that one instruction may have.
+        partial: what came of an instruction before the last connection was lost.
+        """
         self.events: queue.Queue[Event] = queue.Queue()
-        self._outbox: queue.Queue[ClientFrame | None] = queue.Queue(maxsize=_OUTBOX_FRAMES)
+        self.partial = partial
+        self.heard_at = time.monotonic()
+        self._outbox: queue.Queue[ClientFrame] = queue.Queue(maxsize=_OUTBOX_FRAMES)
         self._most_bytes = most_bytes
-        self._heard = time.monotonic()
+        self._acknowledged = ""
         self._is_over = threading.Event()
-        self._outbox.put(ClientFrame(hello=Hello(protocol=frames.PROTOCOL, lepton_version=version)))
+        self._outbox.put(ClientFrame(hello=hello))
         self._call: Any = FederationStub(channel).Connect(self._outgoing())
         threading.Thread(target=self._read, name="stream", daemon=True).start()
 
@@ -64,14 +71,21 @@ class Stream:
         try:
             return self.events.get(timeout=wait_s)
         except queue.Empty:
-            if time.monotonic() - self._heard > frames.SILENCE_S:
-                self._call.cancel()
+            self._end_silence()
             return None
 
-    def answer(self, message_id: str, parts: Parts) -> None:
-        """Send an answer; returns early, without an error, if the stream ends under it."""
-        self._put(ClientFrame(begin=frames.begin(parts, "", message_id)))
-        for data in frames.chunks(parts):
+    def answer(self, message_id: str, parts: Parts, held: Held) -> None:
+        """Send an answer, from where the server has it.
+
+        Returns early, without an error, if the stream ends under it or the server does not want it.
+        """
+        announced = frames.begin(parts, "", message_id)
+        if held.message_id == message_id and held.sha256 == announced.sha256:
+            announced.offset = min(held.bytes, parts.size())
+        self._put(ClientFrame(begin=announced))
+        for data in frames.chunks(parts, announced.offset):
+            if self._is_over.is_set() or self._acknowledged == message_id:
+                return
             self._put(ClientFrame(chunk=Chunk(data=data)))
 
     def close(self) -> None:
@@ -84,8 +98,13 @@ class Stream:
             try:
                 self._outbox.put(frame, timeout=0.5)
             except queue.Full:
+                self._end_silence()
                 continue
             return
+
+    def _end_silence(self) -> None:
+        if time.monotonic() - self.heard_at > frames.SILENCE_S:
+            self._call.cancel()
 
     def _outgoing(self) -> Iterator[ClientFrame]:
         while not self._is_over.is_set():
@@ -93,23 +112,21 @@ class Stream:
                 frame = self._outbox.get(timeout=frames.HEARTBEAT_S)
             except queue.Empty:
                 frame = ClientFrame(heartbeat=Heartbeat())
-            if frame is None:
-                return
             yield frame
 
     def _read(self) -> None:
-        assembler: Assembler | None = None
         try:
             for frame in self._call:
-                self._heard = time.monotonic()
+                self.heard_at = time.monotonic()
                 kind = frame.WhichOneof("frame")
                 if kind == "welcome":
                     self.events.put(frame.welcome)
                 elif kind == "begin":
-                    assembler = self._announced(assembler, frame.begin)
+                    self._announced(frame.begin)
                 elif kind == "chunk":
-                    assembler = self._grown(assembler, frame.chunk.data)
+                    self._grown(frame.chunk.data)
                 elif kind == "ack":
+                    self._acknowledged = frame.ack.reply_to_message_id
                     self.events.put(Acknowledged(frame.ack.reply_to_message_id))
                 elif kind == "goodbye":
                     self._end(Ended(None, frame.goodbye.reason[:200], frame.goodbye.stay_away))
@@ -118,21 +135,28 @@ class Stream:
         except grpc.RpcError as error:
             self._end(Ended(error.code(), str(error.details() or "")[:500]))
         except BadFrame as error:
+            self.partial = None
             self._end(Ended(grpc.StatusCode.INVALID_ARGUMENT, str(error)))
 
-    def _announced(self, current: Assembler | None, announced: Begin) -> Assembler:
-        if current is not None:
-            raise BadFrame("a message begins inside another")
-        return Assembler(announced, self._most_bytes)
+    def _announced(self, announced: Begin) -> None:
+        size = announced.envelope_bytes + sum(announced.array_bytes)
+        if announced.offset == size:
+            self.partial = None
+            self.events.put(Instruction(announced.message_id, None, announced.reply))
+        elif self.partial is not None and announced.offset and self.partial.continues(announced):
+            # From the new announcement, since what the server has of the answer may have changed.
+            self.partial.announced.reply.CopyFrom(announced.reply)
+        else:
+            # Also where one begins inside another: the server gave the first up.
+            self.partial = Assembler(announced, self._most_bytes)
 
-    def _grown(self, current: Assembler | None, data: bytes) -> Assembler | None:
-        if current is None:
+    def _grown(self, data: bytes) -> None:
+        if self.partial is None:
             raise BadFrame("a chunk comes without a message")
-        parts = current.add(data)
-        if parts is None:
-            return current
-        self.events.put(Instruction(current.announced.message_id, parts))
-        return None
+        parts = self.partial.add(data)
+        if parts is not None:
+            announced, self.partial = self.partial.announced, None
+            self.events.put(Instruction(announced.message_id, parts, announced.reply))
 
     def _end(self, ended: Ended) -> None:
         self._is_over.set()

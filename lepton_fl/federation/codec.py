@@ -26,10 +26,9 @@ from lepton_fl.flower import (
     RecordDict,
     received,
 )
-from lepton_fl.link.frames import Parts
+from lepton_fl.link.frames import LARGEST_ENVELOPE, Parts
 from lepton_fl.v1.message_pb2 import ArrayHeader, ArraySet, Content, Entry, Envelope, Failure, ValueSet
 
-LARGEST_ENVELOPE = 16 << 20
 LARGEST_HEADER = 1 << 12
 _TTL_S = 12 * 3600.0
 _NPY = re.compile(
@@ -62,16 +61,13 @@ class Route:
     run_id: int
     source: int  # node id
     destination: int  # node id
+    message_id: str
+    reply_to: str = ""  # the instruction that a reply answers
 
 
-def encode(message: Message, message_id: str) -> Parts:
-    """The message's bytes; array bytes are not copied."""
-    envelope = Envelope(
-        message_id=message_id,
-        reply_to_message_id=message.metadata.reply_to_message_id,
-        message_type=message.metadata.message_type,
-        group_id=message.metadata.group_id,
-    )
+def encode(message: Message) -> Parts:
+    """The message's bytes, the same for everyone it goes to; array bytes are not copied."""
+    envelope = Envelope(message_type=message.metadata.message_type, group_id=message.metadata.group_id)
     if message.has_error():
         envelope.failure.CopyFrom(Failure(code=message.error.code, reason=message.error.reason or ""))
         return Parts(envelope.SerializeToString(), ())
@@ -111,10 +107,10 @@ def _metadata(envelope: Envelope, route: Route) -> Metadata:
     try:
         return Metadata(
             run_id=route.run_id,
-            message_id=envelope.message_id,
+            message_id=route.message_id,
             src_node_id=route.source,
             dst_node_id=route.destination,
-            reply_to_message_id=envelope.reply_to_message_id,
+            reply_to_message_id=route.reply_to,
             group_id=envelope.group_id,
             # The receiver's clock, whatever the sender's says: a skewed clock must not make a message expire.
             created_at=time.time(),

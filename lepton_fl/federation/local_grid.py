@@ -87,24 +87,24 @@ class LocalGrid(Grid):
 
     def _answer(self, message: Message) -> Message:
         """Carry the message there and the reply back, as bytes, like a network."""
-        node_id = message.metadata.dst_node_id
+        node_id, operator = message.metadata.dst_node_id, message.metadata.src_node_id
         if node_id not in self.names:
             return Message(Error(NODE_UNAVAILABLE, f"there is no node {node_id}"), reply_to=message)
-        there = Route(_RUN_ID, message.metadata.src_node_id, node_id)
-        back = Route(_RUN_ID, node_id, message.metadata.src_node_id)
+        there = Route(_RUN_ID, operator, node_id, message_id=uuid4().hex)
+        back = Route(_RUN_ID, node_id, operator, message_id=uuid4().hex, reply_to=there.message_id)
         try:
-            return decode(self._call(decode(encode(message, uuid4().hex), there), node_id), back)
+            return decode(self._call(decode(encode(message), there), node_id), back)
         except BadMessage as error:
             return Message(Error(CLIENT_APP_RAISED, str(error)), reply_to=message)
 
     def _call(self, instruction: Message, node_id: int) -> Parts:
         """The ClientApp's answer as bytes; whatever goes wrong there is an answer too."""
         try:
-            return encode(self._app(instruction, self._contexts[node_id]), uuid4().hex)
+            return encode(self._app(instruction, self._contexts[node_id]))
         except LeptonError as error:
             reason = str(error)
         except Exception as error:
             # As over the network: the federation learns the type alone, the institution's own log the rest.
             _log.exception("institution %s could not answer", self.names[node_id])
             reason = type(error).__name__
-        return encode(Message(Error(CLIENT_APP_RAISED, reason), reply_to=instruction), uuid4().hex)
+        return encode(Message(Error(CLIENT_APP_RAISED, reason), reply_to=instruction))

@@ -3,7 +3,8 @@
 `Rounds` is itself a Flower Strategy. It asks the wrapped one whom to train and how to aggregate, and adds
 what a federation of strangers needs: replies are checked and capped, their order is fixed, evaluation
 counts are pooled, privacy is charged for every institution that was *asked* (it may have trained even if
-its reply never came), and each round ends in one report.
+its reply never came), and each round ends in one report. A round is committed twice: when its model is made, and
+when it is over; a run that crashed goes on after its last commit.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 
@@ -20,8 +21,9 @@ import numpy as np
 
 from lepton_fl.errors import TrainingFailed
 from lepton_fl.evaluation.counts import Counts
-from lepton_fl.evaluation.metrics import Metrics, from_counts
+from lepton_fl.evaluation.metrics import from_counts
 from lepton_fl.federation.arrays import LARGEST_VALUE
+from lepton_fl.federation.journal import Journal, Progress, RoundReport
 from lepton_fl.federation.replies import NOT_ASKED, SECOND_REPLY, BadReply, Expected, counts_of, sort_replies
 from lepton_fl.flower import (
     AggregationError,
@@ -34,22 +36,7 @@ from lepton_fl.flower import (
     MetricRecord,
     strategies,
 )
-from lepton_fl.privacy.randomness import Randomness
-
-
-@dataclass(frozen=True)
-class RoundReport:
-    """What happened in one round."""
-
-    round: int
-    cohort: tuple[str, ...] = ()
-    replied: tuple[str, ...] = ()
-    refused: Mapping[str, str] = field(default_factory=dict)  # institution: reason
-    metrics: Metrics | None = None
-    metrics_by_institution: Mapping[str, Metrics] = field(default_factory=dict)
-    epsilon: float | None = None  # spent by the institution that was asked most often; None without privacy
-    seconds: float = 0.0
-    skipped: str | None = None  # why the model is the one before; None if the round made a new one
+from lepton_fl.strategies.state import restore, state_of
 
 
 @dataclass(frozen=True)
@@ -58,7 +45,7 @@ class Run:
 
     names: Mapping[int, str]  # node id: institution
     expected: Expected
-    randomness: Randomness  # decides the cohort
+    journal: Journal
     epsilon_after: Callable[[int], float] | None  # of an institution asked in this many rounds
     on_round: Callable[[RoundReport], None]
     least_replies: int  # usable ones, below which a round is skipped
@@ -66,17 +53,21 @@ class Run:
 
 
 class Rounds(strategies.Strategy):
-    """Flower's strategy between checks."""
+    """Flower's strategy between checks, from where the run stands."""
 
-    def __init__(self, inner: strategies.Strategy, run: Run) -> None:
+    def __init__(self, inner: strategies.Strategy, run: Run, progress: Progress) -> None:
         self._inner = inner
         self._run = run
-        self._asked: Counter[str] = Counter()
+        restore(inner, progress.strategy)
+        self.arrays = progress.arrays
+        self.reports = list(progress.reports)
+        self._trained = progress.trained
+        self._base = len(progress.reports)  # Flower counts from 1 whenever it starts
+        over = [*progress.reports, *([progress.trained] if progress.trained else [])]
+        self._asked = Counter(name for report in over for name in report.cohort)
         self._began = run.clock()
         self._report = RoundReport(0)
         self._asked_now: dict[int, str] = {}
-        self.arrays = ArrayRecord()
-        self.reports: list[RoundReport] = []
 
     def summary(self) -> None:
         """Flower's own summary goes to its log, which is silent by default."""
@@ -85,11 +76,12 @@ class Rounds(strategies.Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask the round's cohort to train."""
-        self._began = self._run.clock()
-        # Flower samples with the global generator; a stream of this round makes the draw repeatable
-        # with a seed and unpredictable without one.
-        random.seed(self._run.randomness.within(server_round).stream("cohort").integer())
+        """Ask the round's cohort to train; nobody, if the round's model was committed before a crash."""
+        self._began, server_round = self._run.clock(), server_round + self._base
+        if self._trained is not None:
+            return []
+        # Flower samples with the global generator.
+        random.seed(self._run.journal.cohort_seed(server_round))
         messages = list(self._inner.configure_train(server_round, arrays, config, grid))
         self._note_asked(messages)
         cohort = tuple(sorted(self._asked_now.values()))
@@ -100,7 +92,16 @@ class Rounds(strategies.Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Check the replies and hand the good ones to the wrapped strategy."""
+        """Check the replies, hand the good ones to the wrapped strategy, and commit what it made."""
+        if self._trained is not None:
+            self._report, self._trained = self._trained, None
+            return self.arrays.copy(), None
+        metrics = self._aggregate(server_round + self._base, replies)
+        self._run.journal.trained(self._report, self.arrays, state_of(self._inner))
+        return (None if self._report.skipped else self.arrays.copy()), metrics
+
+    def _aggregate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Set `arrays` to the round's model, or note in the report why it stays as it is."""
         checked = sort_replies(replies, self._run.names, self._asked_now, self._run.expected)
         replied = tuple(sorted(self._asked_now[m.metadata.src_node_id] for m in checked.usable))
         self._report = replace(self._report, replied=replied, refused=checked.refused)
@@ -109,7 +110,7 @@ class Rounds(strategies.Strategy):
             self._report = replace(
                 self._report, skipped=f"{len(checked.usable)} usable replies, at least {least} needed"
             )
-            return None, None
+            return None
         try:
             # Hostile but finite values may overflow inside; what comes out is checked below.
             with np.errstate(over="ignore", invalid="ignore"):
@@ -121,15 +122,15 @@ class Rounds(strategies.Strategy):
             ) from error
         if arrays is None:
             self._report = replace(self._report, skipped="the strategy made no model of these replies")
-            return None, None
+            return None
         self.arrays = self._as_float32(arrays, server_round)
-        return self.arrays.copy(), metrics
+        return metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask every institution to count its hold-out."""
-        messages = list(self._inner.configure_evaluate(server_round, arrays, config, grid))
+        messages = list(self._inner.configure_evaluate(server_round + self._base, arrays, config, grid))
         self._note_asked(messages)
         return messages
 
@@ -146,6 +147,7 @@ class Rounds(strategies.Strategy):
             epsilon=self._run.epsilon_after(asked_most) if self._run.epsilon_after else None,
             seconds=self._run.clock() - self._began,
         )
+        self._run.journal.evaluated(report)
         self.reports.append(report)
         self._run.on_round(report)
         return None

@@ -10,7 +10,6 @@ Source: RFC 5280 (profile), RFC 2986 (certificate requests), NIST SP 800-186 (P-
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import stat
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from lepton_fl.errors import LeptonError
+from lepton_fl.files import write_secret
 
 CA_DAYS, SERVER_DAYS, INSTITUTION_DAYS = 3650, 397, 30
 # Clocks differ; a certificate made by a fast one must not be refused by a slow one.
@@ -137,18 +137,6 @@ def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     write_secret(path, content)
-
-
-def write_secret(path: Path, content: bytes) -> None:
-    """Write a file of mode 0600, never visible with another mode, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def read_key(path: Path) -> ec.EllipticCurvePrivateKey:

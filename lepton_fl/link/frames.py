@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from lepton_fl.errors import LeptonError
-from lepton_fl.v1.federation_pb2 import Begin
+from lepton_fl.v1.federation_pb2 import Begin, Held
 
 PROTOCOL = 1
 # Small enough that a heartbeat passes between two on a slow line: half a second at 4 Mbit/s.
@@ -15,7 +16,9 @@ CHUNK_BYTES = 256 << 10
 HEARTBEAT_S = 5.0
 SILENCE_S = 15.0  # a peer that says nothing for so long is gone
 LARGEST_TERMS = 256 << 10
+LARGEST_ENVELOPE = 16 << 20
 _MOST_ARRAYS = 10_000
+_LONGEST_ID = 64
 
 
 class BadFrame(LeptonError):
@@ -29,33 +32,54 @@ class Parts:
     envelope: bytes
     arrays: tuple[bytes, ...]
 
+    def all(self) -> tuple[bytes, ...]:
+        """Every part in the order in which it travels."""
+        return (self.envelope, *self.arrays)
+
+    def size(self) -> int:
+        """Bytes in all."""
+        return sum(map(len, self.all()))
+
+    @cached_property
+    def sha256(self) -> bytes:
+        """Of the whole message, its sizes included: the same bytes cut otherwise are another message."""
+        sha256 = _of_sizes([len(part) for part in self.all()])
+        for part in self.all():
+            sha256.update(part)
+        return sha256.digest()
+
+
+def _of_sizes(sizes: list[int]) -> hashlib._Hash:
+    sha256 = hashlib.sha256()
+    for size in sizes:
+        sha256.update(size.to_bytes(8, "big"))
+    return sha256
+
 
 def begin(parts: Parts, message_id: str, reply_to: str = "") -> Begin:
     """The announcement of a message."""
-    digest = hashlib.sha256()
-    for part in (parts.envelope, *parts.arrays):
-        digest.update(part)
     return Begin(
         message_id=message_id,
         reply_to_message_id=reply_to,
         envelope_bytes=len(parts.envelope),
         array_bytes=[len(array) for array in parts.arrays],
-        sha256=digest.digest(),
+        sha256=parts.sha256,
     )
 
 
-def chunks(parts: Parts) -> Iterator[bytes]:
-    """The message in pieces of at most CHUNK_BYTES."""
-    for part in (parts.envelope, *parts.arrays):
-        for start in range(0, len(part), CHUNK_BYTES):
+def chunks(parts: Parts, offset: int = 0) -> Iterator[bytes]:
+    """The message from `offset` on, in pieces of at most CHUNK_BYTES."""
+    for part in parts.all():
+        for start in range(min(offset, len(part)), len(part), CHUNK_BYTES):
             yield part[start : start + CHUNK_BYTES]
+        offset = max(0, offset - len(part))
 
 
 class Assembler:
     """Collects one announced message; its memory grows with what arrives, never with what was announced."""
 
     def __init__(self, announced: Begin, most_bytes: int) -> None:
-        """Raises `BadFrame` if more is announced than may come."""
+        """Raises `BadFrame` if more is announced than may come, or a part of it as if it were here already."""
         self.announced = announced
         self._sizes = [announced.envelope_bytes, *announced.array_bytes]
         self._left = sum(self._sizes)
@@ -63,8 +87,26 @@ class Assembler:
             raise BadFrame(
                 f"a message of {self._left} bytes in {len(self._sizes)} parts is announced; {most_bytes} may come"
             )
+        if announced.envelope_bytes > LARGEST_ENVELOPE:
+            raise BadFrame(f"an envelope of {announced.envelope_bytes} bytes is announced; {LARGEST_ENVELOPE} may come")
+        if announced.offset or self._left == 0 or max(len(self._id()), len(announced.message_id)) > _LONGEST_ID:
+            raise BadFrame("a message is announced that is empty, or of which an unknown part should be here")
         self._pieces: list[bytes] = []
-        self._digest = hashlib.sha256()
+        self._sha256 = _of_sizes(self._sizes)
+
+    def _id(self) -> str:
+        return self.announced.reply_to_message_id or self.announced.message_id
+
+    def held(self) -> Held:
+        """What is here, to tell the other side."""
+        came = sum(self._sizes) - self._left
+        return Held(message_id=self._id(), sha256=self.announced.sha256, bytes=came)
+
+    def continues(self, announced: Begin) -> bool:
+        """Whether an announcement goes on exactly where this one stopped."""
+        held, same = self.held(), [announced.envelope_bytes, *announced.array_bytes] == self._sizes
+        wanted = (announced.reply_to_message_id or announced.message_id, announced.sha256, announced.offset)
+        return same and wanted == (held.message_id, held.sha256, held.bytes)
 
     def add(self, data: bytes) -> Parts | None:
         """Take a chunk; the whole message after its last one, else None.
@@ -76,11 +118,18 @@ class Assembler:
             raise BadFrame("a chunk is empty or longer than what was announced")
         self._left -= len(data)
         self._pieces.append(data)
-        self._digest.update(data)
+        self._sha256.update(data)
         return self._whole() if self._left == 0 else None
 
+    def skip(self, data: bytes) -> bool:
+        """Count a chunk that nobody wants; whether more is due. Raises `BadFrame` as `add` does."""
+        if not data or len(data) > self._left:
+            raise BadFrame("a chunk is empty or longer than what was announced")
+        self._left -= len(data)
+        return self._left > 0
+
     def _whole(self) -> Parts:
-        if self._digest.digest() != self.announced.sha256:
+        if self._sha256.digest() != self.announced.sha256:
             raise BadFrame("a message does not have the digest it announced")
         joined = b"".join(self._pieces)
         cuts, start = [], 0

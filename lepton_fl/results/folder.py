@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from lepton_fl.errors import ConfigError
 from lepton_fl.federation.arrays import Template, checked
-from lepton_fl.federation.rounds import RoundReport
+from lepton_fl.federation.journal import RoundReport
+from lepton_fl.files import replace_file
 from lepton_fl.flower import ArrayRecord
 from lepton_fl.results.curve import draw
 from lepton_fl.results.outcome import Claim, Outcome, report_as_json
@@ -22,19 +24,26 @@ class Folder:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            # A run that stops half-way must not be mistaken for the one that was here before.
-            for name in ("result.json", "rounds.jsonl", "model.safetensors", "learning_curve.png"):
-                (path / name).unlink(missing_ok=True)
             (path / "rounds.jsonl").touch()
         except OSError as error:
             raise ConfigError(
                 f"cannot write to {path}: {error.strerror}; nothing was trained; choose output=DIR"
             ) from error
 
+    def begin(self, reports: Sequence[RoundReport], claim: Claim) -> None:
+        """The folder holds these rounds and nothing older.
+
+        A run that stops half-way must not be mistaken for the one that was here before; one that goes on after a
+        crash has each of its rounds here once.
+        """
+        for name in ("result.json", "learning_curve.png", *(() if reports else ("model.safetensors",))):
+            (self.path / name).unlink(missing_ok=True)
+        self._replace("rounds.jsonl", "".join(_line(report, claim) for report in reports).encode())
+
     def add_round(self, report: RoundReport, claim: Claim) -> None:
         """Append one line to `rounds.jsonl`; it is on disk before the next round begins."""
         with (self.path / "rounds.jsonl").open("a") as file:
-            file.write(json.dumps(report_as_json(report, claim)) + "\n")
+            file.write(_line(report, claim))
             file.flush()
             os.fsync(file.fileno())
 
@@ -52,9 +61,8 @@ class Folder:
         self._replace("result.json", (json.dumps(outcome.as_json(), indent=2) + "\n").encode())
 
     def _replace(self, name: str, content: bytes) -> None:
-        partial = self.path / f".{name}.partial"
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path / name)
+        replace_file(self.path / name, content)
+
+
+def _line(report: RoundReport, claim: Claim) -> str:
+    return json.dumps(report_as_json(report, claim)) + "\n"

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from lepton_fl.evaluation.metrics import Metrics
-from lepton_fl.federation.rounds import RoundReport
+from lepton_fl.federation.journal import RoundReport
 from lepton_fl.federation.terms import Terms
 from lepton_fl.privacy.units import RecordPrivacy
 from lepton_fl.training.private import Mechanism

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 from lepton_fl.evaluation.metrics import Metrics
-from lepton_fl.federation.rounds import RoundReport
+from lepton_fl.federation.journal import RoundReport
 from lepton_fl.results.outcome import Claim, Facts, Outcome, privacy_as_json, report_as_json
 
 
@@ -24,6 +24,12 @@ class Voice(Protocol):
 
     def started(self, facts: Facts) -> None:
         """Before the first round."""
+
+    def continued(self, rounds: int) -> None:
+        """An interrupted run goes on after so many rounds."""
+
+    def progress(self, rounds: int, done: int) -> AbstractContextManager[None]:
+        """Show how far the run is, while it runs."""
 
     def round_done(self, report: RoundReport) -> None:
         """After each round."""
@@ -57,6 +63,14 @@ class JsonVoice:
                 **privacy_as_json(facts.claim, None),
             }
         )
+
+    def continued(self, rounds: int) -> None:
+        """See `Voice`."""
+        self._say({"event": "continued", "rounds": rounds})
+
+    def progress(self, rounds: int, done: int) -> AbstractContextManager[None]:
+        """See `Voice`; a machine counts the events."""
+        return nullcontext()
 
     def round_done(self, report: RoundReport) -> None:
         """See `Voice`."""
@@ -92,6 +106,10 @@ class PlainVoice:
         for line in opening(facts):
             self._write(line)
 
+    def continued(self, rounds: int) -> None:
+        """See `Voice`."""
+        self._write(f"continued   after round {rounds}; nothing of what was done is done again")
+
     def round_done(self, report: RoundReport) -> None:
         """See `Voice`."""
         assert self._facts is not None  # noqa: S101 - `started` comes first
@@ -108,7 +126,7 @@ class PlainVoice:
             self._write(line)
 
     @contextmanager
-    def progress(self, rounds: int) -> Iterator[None]:
+    def progress(self, rounds: int, done: int) -> Iterator[None]:
         """Show a bar while rounds run, if stdout is a terminal; lines are printed above it."""
         if not sys.stdout.isatty():
             yield
@@ -117,7 +135,7 @@ class PlainVoice:
 
         columns = (TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, transient=True) as bar:
-            job = bar.add_task("rounds", total=rounds)
+            job = bar.add_task("rounds", total=rounds, completed=done)
             self._write = lambda line: bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
             self._advance = lambda: bar.advance(job)
             try:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlepton_fl/v1/federation.proto\x12\x0clepton_fl.v1\"\xb6\x01\n\x0b\x43lientFrame\x12$\n\x05hello\x18\x01 \x01(\x0b\x32\x13.lepton_fl.v1.HelloH\x00\x12$\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32\x13.lepton_fl.v1.BeginH\x00\x12$\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x13.lepton_fl.v1.ChunkH\x00\x12,\n\theartbeat\x18\x04 \x01(\x0b\x32\x17.lepton_fl.v1.HeartbeatH\x00\x42\x07\n\x05\x66rame\"\x86\x02\n\x0bServerFrame\x12(\n\x07welcome\x18\x01 \x01(\x0b\x32\x15.lepton_fl.v1.WelcomeH\x00\x12$\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32\x13.lepton_fl.v1.BeginH\x00\x12$\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x13.lepton_fl.v1.ChunkH\x00\x12,\n\theartbeat\x18\x04 \x01(\x0b\x32\x17.lepton_fl.v1.HeartbeatH\x00\x12 \n\x03\x61\x63k\x18\x05 \x01(\x0b\x32\x11.lepton_fl.v1.AckH\x00\x12(\n\x07goodbye\x18\x06 \x01(\x0b\x32\x15.lepton_fl.v1.GoodbyeH\x00\x42\x07\n\x05\x66rame\"1\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x16\n\x0elepton_version\x18\x02 \x01(\t\"d\n\x07Welcome\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0e\n\x06run_id\x18\x02 \x01(\x04\x12\x13\n\x0binstitution\x18\x03 \x01(\t\x12\r\n\x05terms\x18\x04 \x01(\t\x12\x14\n\x0cinstitutions\x18\x05 \x01(\r\"u\n\x05\x42\x65gin\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x1b\n\x13reply_to_message_id\x18\x02 \x01(\t\x12\x16\n\x0e\x65nvelope_bytes\x18\x03 \x01(\x04\x12\x13\n\x0b\x61rray_bytes\x18\x04 \x03(\x04\x12\x0e\n\x06sha256\x18\x05 \x01(\x0c\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x0b\n\tHeartbeat\"\"\n\x03\x41\x63k\x12\x1b\n\x13reply_to_message_id\x18\x01 \x01(\t\",\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\tstay_away\x18\x02 \x01(\x08\x32Q\n\nFederation\x12\x43\n\x07\x43onnect\x12\x19.lepton_fl.v1.ClientFrame\x1a\x19.lepton_fl.v1.ServerFrame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlepton_fl/v1/federation.proto\x12\x0clepton_fl.v1\"\xb6\x01\n\x0b\x43lientFrame\x12$\n\x05hello\x18\x01 \x01(\x0b\x32\x13.lepton_fl.v1.HelloH\x00\x12$\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32\x13.lepton_fl.v1.BeginH\x00\x12$\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x13.lepton_fl.v1.ChunkH\x00\x12,\n\theartbeat\x18\x04 \x01(\x0b\x32\x17.lepton_fl.v1.HeartbeatH\x00\x42\x07\n\x05\x66rame\"\x86\x02\n\x0bServerFrame\x12(\n\x07welcome\x18\x01 \x01(\x0b\x32\x15.lepton_fl.v1.WelcomeH\x00\x12$\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32\x13.lepton_fl.v1.BeginH\x00\x12$\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x13.lepton_fl.v1.ChunkH\x00\x12,\n\theartbeat\x18\x04 \x01(\x0b\x32\x17.lepton_fl.v1.HeartbeatH\x00\x12 \n\x03\x61\x63k\x18\x05 \x01(\x0b\x32\x11.lepton_fl.v1.AckH\x00\x12(\n\x07goodbye\x18\x06 \x01(\x0b\x32\x15.lepton_fl.v1.GoodbyeH\x00\x42\x07\n\x05\x66rame\"Z\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x16\n\x0elepton_version\x18\x02 \x01(\t\x12\'\n\x0binstruction\x18\x03 \x01(\x0b\x32\x12.lepton_fl.v1.Held\"K\n\x04Held\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x10\n\x08is_whole\x18\x04 \x01(\x08\"d\n\x07Welcome\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0e\n\x06run_id\x18\x02 \x01(\x04\x12\x13\n\x0binstitution\x18\x03 \x01(\t\x12\r\n\x05terms\x18\x04 \x01(\t\x12\x14\n\x0cinstitutions\x18\x05 \x01(\r\"\xa8\x01\n\x05\x42\x65gin\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x1b\n\x13reply_to_message_id\x18\x02 \x01(\t\x12\x16\n\x0e\x65nvelope_bytes\x18\x03 \x01(\x04\x12\x13\n\x0b\x61rray_bytes\x18\x04 \x03(\x04\x12\x0e\n\x06sha256\x18\x05 \x01(\x0c\x12\x0e\n\x06offset\x18\x06 \x01(\x04\x12!\n\x05reply\x18\x07 \x01(\x0b\x32\x12.lepton_fl.v1.Held\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x0b\n\tHeartbeat\"\"\n\x03\x41\x63k\x12\x1b\n\x13reply_to_message_id\x18\x01 \x01(\t\",\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\tstay_away\x18\x02 \x01(\x08\x32Q\n\nFederation\x12\x43\n\x07\x43onnect\x12\x19.lepton_fl.v1.ClientFrame\x1a\x19.lepton_fl.v1.ServerFrame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,19 +36,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SERVERFRAME']._serialized_start=233
   _globals['_SERVERFRAME']._serialized_end=495
   _globals['_HELLO']._serialized_start=497
-  _globals['_HELLO']._serialized_end=546
-  _globals['_WELCOME']._serialized_start=548
-  _globals['_WELCOME']._serialized_end=648
-  _globals['_BEGIN']._serialized_start=650
-  _globals['_BEGIN']._serialized_end=767
-  _globals['_CHUNK']._serialized_start=769
-  _globals['_CHUNK']._serialized_end=790
-  _globals['_HEARTBEAT']._serialized_start=792
-  _globals['_HEARTBEAT']._serialized_end=803
-  _globals['_ACK']._serialized_start=805
-  _globals['_ACK']._serialized_end=839
-  _globals['_GOODBYE']._serialized_start=841
-  _globals['_GOODBYE']._serialized_end=885
-  _globals['_FEDERATION']._serialized_start=887
-  _globals['_FEDERATION']._serialized_end=968
+  _globals['_HELLO']._serialized_end=587
+  _globals['_HELD']._serialized_start=589
+  _globals['_HELD']._serialized_end=664
+  _globals['_WELCOME']._serialized_start=666
+  _globals['_WELCOME']._serialized_end=766
+  _globals['_BEGIN']._serialized_start=769
+  _globals['_BEGIN']._serialized_end=937
+  _globals['_CHUNK']._serialized_start=939
+  _globals['_CHUNK']._serialized_end=960
+  _globals['_HEARTBEAT']._serialized_start=962
+  _globals['_HEARTBEAT']._serialized_end=973
+  _globals['_ACK']._serialized_start=975
+  _globals['_ACK']._serialized_end=1009
+  _globals['_GOODBYE']._serialized_start=1011
+  _globals['_GOODBYE']._serialized_end=1055
+  _globals['_FEDERATION']._serialized_start=1057
+  _globals['_FEDERATION']._serialized_end=1138
 # @@protoc_insertion_point(module_scope)

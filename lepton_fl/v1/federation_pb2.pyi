@@ -35,12 +35,26 @@ class ServerFrame(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "lepton_version")
+    __slots__ = ("protocol", "lepton_version", "instruction")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     LEPTON_VERSION_FIELD_NUMBER: _ClassVar[int]
+    INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     lepton_version: str
-    def __init__(self, protocol: _Optional[int] = ..., lepton_version: _Optional[str] = ...) -> None: ...
+    instruction: Held
+    def __init__(self, protocol: _Optional[int] = ..., lepton_version: _Optional[str] = ..., instruction: _Optional[_Union[Held, _Mapping]] = ...) -> None: ...
+
+class Held(_message.Message):
+    __slots__ = ("message_id", "sha256", "bytes", "is_whole")
+    MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    IS_WHOLE_FIELD_NUMBER: _ClassVar[int]
+    message_id: str
+    sha256: bytes
+    bytes: int
+    is_whole: bool
+    def __init__(self, message_id: _Optional[str] = ..., sha256: _Optional[bytes] = ..., bytes: _Optional[int] = ..., is_whole: bool = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("node_id", "run_id", "institution", "terms", "institutions")
@@ -57,18 +71,22 @@ class Welcome(_message.Message):
     def __init__(self, node_id: _Optional[int] = ..., run_id: _Optional[int] = ..., institution: _Optional[str] = ..., terms: _Optional[str] = ..., institutions: _Optional[int] = ...) -> None: ...
 
 class Begin(_message.Message):
-    __slots__ = ("message_id", "reply_to_message_id", "envelope_bytes", "array_bytes", "sha256")
+    __slots__ = ("message_id", "reply_to_message_id", "envelope_bytes", "array_bytes", "sha256", "offset", "reply")
     MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
     REPLY_TO_MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
     ENVELOPE_BYTES_FIELD_NUMBER: _ClassVar[int]
     ARRAY_BYTES_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    REPLY_FIELD_NUMBER: _ClassVar[int]
     message_id: str
     reply_to_message_id: str
     envelope_bytes: int
     array_bytes: _containers.RepeatedScalarFieldContainer[int]
     sha256: bytes
-    def __init__(self, message_id: _Optional[str] = ..., reply_to_message_id: _Optional[str] = ..., envelope_bytes: _Optional[int] = ..., array_bytes: _Optional[_Iterable[int]] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+    offset: int
+    reply: Held
+    def __init__(self, message_id: _Optional[str] = ..., reply_to_message_id: _Optional[str] = ..., envelope_bytes: _Optional[int] = ..., array_bytes: _Optional[_Iterable[int]] = ..., sha256: _Optional[bytes] = ..., offset: _Optional[int] = ..., reply: _Optional[_Union[Held, _Mapping]] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("data",)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alepton_fl/v1/message.proto\x12\x0clepton_fl.v1\"\xbf\x01\n\x08\x45nvelope\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x1b\n\x13reply_to_message_id\x18\x02 \x01(\t\x12\x14\n\x0cmessage_type\x18\x03 \x01(\t\x12\x10\n\x08group_id\x18\x04 \x01(\t\x12(\n\x07\x63ontent\x18\x05 \x01(\x0b\x32\x15.lepton_fl.v1.ContentH\x00\x12(\n\x07\x66\x61ilure\x18\x06 \x01(\x0b\x32\x15.lepton_fl.v1.FailureH\x00\x42\x06\n\x04\x62ody\"\x83\x01\n\x07\x43ontent\x12&\n\x06\x61rrays\x18\x01 \x03(\x0b\x32\x16.lepton_fl.v1.ArraySet\x12\'\n\x07metrics\x18\x02 \x03(\x0b\x32\x16.lepton_fl.v1.ValueSet\x12\'\n\x07\x63onfigs\x18\x03 \x03(\x0b\x32\x16.lepton_fl.v1.ValueSet\"\'\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x12\x12\x0e\n\x06reason\x18\x02 \x01(\t\"C\n\x08\x41rraySet\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x06\x61rrays\x18\x02 \x03(\x0b\x32\x19.lepton_fl.v1.ArrayHeader\".\n\x0b\x41rrayHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnpy_bytes\x18\x02 \x01(\x04\">\n\x08ValueSet\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x13.lepton_fl.v1.Entry\"\xb8\x02\n\x05\x45ntry\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x07integer\x18\x02 \x01(\x12H\x00\x12\x0e\n\x04real\x18\x03 \x01(\x01H\x00\x12\x0f\n\x05truth\x18\x04 \x01(\x08H\x00\x12\x0e\n\x04text\x18\x05 \x01(\tH\x00\x12\x0e\n\x04\x62lob\x18\x06 \x01(\x0cH\x00\x12*\n\x08integers\x18\x07 \x01(\x0b\x32\x16.lepton_fl.v1.IntegersH\x00\x12$\n\x05reals\x18\x08 \x01(\x0b\x32\x13.lepton_fl.v1.RealsH\x00\x12&\n\x06truths\x18\t \x01(\x0b\x32\x14.lepton_fl.v1.TruthsH\x00\x12$\n\x05texts\x18\n \x01(\x0b\x32\x13.lepton_fl.v1.TextsH\x00\x12$\n\x05\x62lobs\x18\x0b \x01(\x0b\x32\x13.lepton_fl.v1.BlobsH\x00\x42\x07\n\x05value\"\x19\n\x08Integers\x12\r\n\x05items\x18\x01 \x03(\x12\"\x16\n\x05Reals\x12\r\n\x05items\x18\x01 \x03(\x01\"\x17\n\x06Truths\x12\r\n\x05items\x18\x01 \x03(\x08\"\x16\n\x05Texts\x12\r\n\x05items\x18\x01 \x03(\t\"\x16\n\x05\x42lobs\x12\r\n\x05items\x18\x01 \x03(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alepton_fl/v1/message.proto\x12\x0clepton_fl.v1\"\x8e\x01\n\x08\x45nvelope\x12\x14\n\x0cmessage_type\x18\x01 \x01(\t\x12\x10\n\x08group_id\x18\x02 \x01(\t\x12(\n\x07\x63ontent\x18\x03 \x01(\x0b\x32\x15.lepton_fl.v1.ContentH\x00\x12(\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x15.lepton_fl.v1.FailureH\x00\x42\x06\n\x04\x62ody\"\x83\x01\n\x07\x43ontent\x12&\n\x06\x61rrays\x18\x01 \x03(\x0b\x32\x16.lepton_fl.v1.ArraySet\x12\'\n\x07metrics\x18\x02 \x03(\x0b\x32\x16.lepton_fl.v1.ValueSet\x12\'\n\x07\x63onfigs\x18\x03 \x03(\x0b\x32\x16.lepton_fl.v1.ValueSet\"\'\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x12\x12\x0e\n\x06reason\x18\x02 \x01(\t\"C\n\x08\x41rraySet\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x06\x61rrays\x18\x02 \x03(\x0b\x32\x19.lepton_fl.v1.ArrayHeader\".\n\x0b\x41rrayHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnpy_bytes\x18\x02 \x01(\x04\">\n\x08ValueSet\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x13.lepton_fl.v1.Entry\"\xb8\x02\n\x05\x45ntry\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x07integer\x18\x02 \x01(\x12H\x00\x12\x0e\n\x04real\x18\x03 \x01(\x01H\x00\x12\x0f\n\x05truth\x18\x04 \x01(\x08H\x00\x12\x0e\n\x04text\x18\x05 \x01(\tH\x00\x12\x0e\n\x04\x62lob\x18\x06 \x01(\x0cH\x00\x12*\n\x08integers\x18\x07 \x01(\x0b\x32\x16.lepton_fl.v1.IntegersH\x00\x12$\n\x05reals\x18\x08 \x01(\x0b\x32\x13.lepton_fl.v1.RealsH\x00\x12&\n\x06truths\x18\t \x01(\x0b\x32\x14.lepton_fl.v1.TruthsH\x00\x12$\n\x05texts\x18\n \x01(\x0b\x32\x13.lepton_fl.v1.TextsH\x00\x12$\n\x05\x62lobs\x18\x0b \x01(\x0b\x32\x13.lepton_fl.v1.BlobsH\x00\x42\x07\n\x05value\"\x19\n\x08Integers\x12\r\n\x05items\x18\x01 \x03(\x12\"\x16\n\x05Reals\x12\r\n\x05items\x18\x01 \x03(\x01\"\x17\n\x06Truths\x12\r\n\x05items\x18\x01 \x03(\x08\"\x16\n\x05Texts\x12\r\n\x05items\x18\x01 \x03(\t\"\x16\n\x05\x42lobs\x12\r\n\x05items\x18\x01 \x03(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,27 +32,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lepton_fl.v1.message_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENVELOPE']._serialized_start=45
-  _globals['_ENVELOPE']._serialized_end=236
-  _globals['_CONTENT']._serialized_start=239
-  _globals['_CONTENT']._serialized_end=370
-  _globals['_FAILURE']._serialized_start=372
-  _globals['_FAILURE']._serialized_end=411
-  _globals['_ARRAYSET']._serialized_start=413
-  _globals['_ARRAYSET']._serialized_end=480
-  _globals['_ARRAYHEADER']._serialized_start=482
-  _globals['_ARRAYHEADER']._serialized_end=528
-  _globals['_VALUESET']._serialized_start=530
-  _globals['_VALUESET']._serialized_end=592
-  _globals['_ENTRY']._serialized_start=595
-  _globals['_ENTRY']._serialized_end=907
-  _globals['_INTEGERS']._serialized_start=909
-  _globals['_INTEGERS']._serialized_end=934
-  _globals['_REALS']._serialized_start=936
-  _globals['_REALS']._serialized_end=958
-  _globals['_TRUTHS']._serialized_start=960
-  _globals['_TRUTHS']._serialized_end=983
-  _globals['_TEXTS']._serialized_start=985
-  _globals['_TEXTS']._serialized_end=1007
-  _globals['_BLOBS']._serialized_start=1009
-  _globals['_BLOBS']._serialized_end=1031
+  _globals['_ENVELOPE']._serialized_end=187
+  _globals['_CONTENT']._serialized_start=190
+  _globals['_CONTENT']._serialized_end=321
+  _globals['_FAILURE']._serialized_start=323
+  _globals['_FAILURE']._serialized_end=362
+  _globals['_ARRAYSET']._serialized_start=364
+  _globals['_ARRAYSET']._serialized_end=431
+  _globals['_ARRAYHEADER']._serialized_start=433
+  _globals['_ARRAYHEADER']._serialized_end=479
+  _globals['_VALUESET']._serialized_start=481
+  _globals['_VALUESET']._serialized_end=543
+  _globals['_ENTRY']._serialized_start=546
+  _globals['_ENTRY']._serialized_end=858
+  _globals['_INTEGERS']._serialized_start=860
+  _globals['_INTEGERS']._serialized_end=885
+  _globals['_REALS']._serialized_start=887
+  _globals['_REALS']._serialized_end=909
+  _globals['_TRUTHS']._serialized_start=911
+  _globals['_TRUTHS']._serialized_end=934
+  _globals['_TEXTS']._serialized_start=936
+  _globals['_TEXTS']._serialized_end=958
+  _globals['_BLOBS']._serialized_start=960
+  _globals['_BLOBS']._serialized_end=982
 # @@protoc_insertion_point(module_scope)

@@ -7,20 +7,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Envelope(_message.Message):
-    __slots__ = ("message_id", "reply_to_message_id", "message_type", "group_id", "content", "failure")
-    MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
-    REPLY_TO_MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("message_type", "group_id", "content", "failure")
     MESSAGE_TYPE_FIELD_NUMBER: _ClassVar[int]
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
-    message_id: str
-    reply_to_message_id: str
     message_type: str
     group_id: str
     content: Content
     failure: Failure
-    def __init__(self, message_id: _Optional[str] = ..., reply_to_message_id: _Optional[str] = ..., message_type: _Optional[str] = ..., group_id: _Optional[str] = ..., content: _Optional[_Union[Content, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+    def __init__(self, message_type: _Optional[str] = ..., group_id: _Optional[str] = ..., content: _Optional[_Union[Content, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
 
 class Content(_message.Message):
     __slots__ = ("arrays", "metrics", "configs")

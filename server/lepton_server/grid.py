@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from lepton_fl.errors import LeptonError
+from lepton_fl.federation.codec import encode
 from lepton_fl.flower import Grid, Message, RecordDict, Run, enter_run
-from lepton_server.hub import Hub, RunTerms
+from lepton_fl.link.frames import Parts
+from lepton_server.hub import Hub
 
 
 class QuorumLost(LeptonError):
@@ -19,11 +21,13 @@ class QuorumLost(LeptonError):
 class HubGrid(Grid):
     """Flower's Grid over the hub."""
 
-    def __init__(self, hub: Hub, run: RunTerms, least: int) -> None:
-        self._hub = hub
-        self._members = run.members
-        self._least = least  # connected institutions, without which a round does not begin
-        self._run = enter_run(run.run_id)
+    def __init__(self, hub: Hub, run_id: int, members: Mapping[int, str], least: int) -> None:
+        """Args:
+        members: who can be asked in the open round, node id to institution.
+        least: connected members, without which a round does not begin.
+        """
+        self._hub, self._members, self._least = hub, members, least
+        self._run = enter_run(run_id)
 
     def set_run(self, run: Run) -> None:
         """See `Grid.set_run`."""
@@ -41,17 +45,22 @@ class HubGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Every member of the run by name, connected or not: one that is away may be back before its round ends."""
+        """Every member of the round by name, connected or not: one that is away may be back before its round ends."""
         return sorted(self._members, key=lambda node_id: self._members[node_id])
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send, without waiting for answers."""
-        return [self._hub.push(message) for message in messages]
+        # A round's instructions share their content, so it is encoded and hashed once.
+        encoded: dict[int, Parts] = {}
+        asked = list(messages)
+        for message in asked:
+            if id(message.content) not in encoded:
+                encoded[id(message.content)] = encode(message)
+        return [self._hub.push(message, encoded[id(message.content)]) for message in asked]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """The answers that have come, each handed out once."""
-        with self._hub.changed:
-            return [self._hub.replies.pop(one) for one in list(message_ids) if one in self._hub.replies]
+        return self._hub.owing.collect(message_ids)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """The answers of one round: all, or those that came before the round's end.
@@ -60,32 +69,51 @@ class HubGrid(Grid):
             QuorumLost: too few institutions are connected, and none came back in time.
         """
         self._wait_for_quorum()
-        waiting = set(self.push_messages(messages))
+        owing, waiting = self._hub.owing, set(self.push_messages(messages))
         answers: list[Message] = []
         end = time.monotonic() + min(self._hub.limits.round_s, timeout or self._hub.limits.round_s)
-        with self._hub.changed:
+        with owing.changed:
             while waiting and (left := end - time.monotonic()) > 0:
-                self._hub.fail_the_long_gone()
-                for message_id in [one for one in waiting if one in self._hub.replies]:
-                    answers.append(self._hub.replies.pop(message_id))
-                    waiting.discard(message_id)
+                raise_problem(self._hub)
+                owing.fail_the_long_gone(self._hub.sessions)
+                for message_id in list(waiting):
+                    came = owing.collect([message_id])
+                    answers += came
+                    waiting -= {message_id} if came else set()
                 if waiting:
-                    self._hub.changed.wait(min(left, 0.5))
-        self._hub.give_up(waiting)
+                    owing.changed.wait(min(left, 0.5))
+        owing.give_up(waiting)
         return answers
 
     def _wait_for_quorum(self) -> None:
         wait_for_members(self._hub, lambda: len(self._members.keys() & self._hub.sessions.keys()) >= self._least)
 
 
-def wait_for_members(hub: Hub, enough: Callable[[], bool]) -> None:
-    """Until enough institutions are connected; raises `QuorumLost` after the limit."""
-    end = time.monotonic() + hub.limits.quorum_s
-    with hub.changed:
+def wait_for_members(hub: Hub, enough: Callable[[], bool], patience_s: float | None = None) -> None:
+    """Until enough institutions are connected.
+
+    Args:
+        patience_s: go on after so long, whoever is there; None: the quorum's limit.
+
+    Raises:
+        QuorumLost: they did not come within the quorum's limit.
+    """
+    changed = hub.owing.changed
+    end = time.monotonic() + (hub.limits.quorum_s if patience_s is None else patience_s)
+    with changed:
         while not enough():
-            if not hub.changed.wait(max(0.0, min(1.0, end - time.monotonic()))) and time.monotonic() >= end:
+            raise_problem(hub)
+            if not changed.wait(max(0.0, min(1.0, end - time.monotonic()))) and time.monotonic() >= end:
+                if patience_s is not None:
+                    return
                 names = sorted(session.member.name for session in hub.sessions.values())
                 raise QuorumLost(
                     f"after {hub.limits.quorum_s:.0f} s only {len(names)} institutions are connected "
-                    f"({', '.join(names)}); nothing more was trained; look at the others, then run again"
+                    f"({', '.join(names)}); the rounds before are safe; look at the others, then run again"
                 )
+
+
+def raise_problem(hub: Hub) -> None:
+    """What went wrong in the hub's thread ends the run here."""
+    if hub.problem is not None:
+        raise hub.problem

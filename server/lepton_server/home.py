@@ -11,6 +11,7 @@ from pathlib import Path
 from cryptography import x509
 
 from lepton_fl.errors import ConfigError
+from lepton_fl.files import replace_file
 from lepton_fl.link import certificates
 from lepton_fl.link.certificates import Authority, read_key, to_pem, write_key
 
@@ -38,6 +39,16 @@ class Home:
         """The SQLite file."""
         return self.path / "server.db"
 
+    @property
+    def lock(self) -> Path:
+        """Held by the one process that serves."""
+        return self.path / "server.lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        """A folder for each unfinished run."""
+        return self.path / "checkpoints"
+
     def authority(self) -> Authority:
         """The CA with its key."""
         return Authority(read_key(self.path / "ca" / "ca.key"), _certificate(self.path / "ca" / "ca.pem"))
@@ -50,7 +61,7 @@ class Home:
             key = certificates.new_key()
             signed = certificates.sign_server(authority, key.public_key(), list(self.addresses.hosts), now)
             write_key(key_path, key)
-            _write(pem_path, to_pem(signed))
+            replace_file(pem_path, to_pem(signed))
         read_key(key_path)
         return key_path.read_bytes(), pem_path.read_bytes() + to_pem(authority.certificate)
 
@@ -79,11 +90,11 @@ def init(path: Path, name: str, addresses: Addresses, now: datetime) -> Home:
     except OSError as error:
         raise ConfigError(f"cannot make {path}: {error.strerror}; nothing was changed; use another --home") from error
     write_key(path / "server.key", key)
-    _write(path / "server.pem", to_pem(signed))
-    _write(path / "server.json", (json.dumps(asdict(addresses), indent=2) + "\n").encode())
+    replace_file(path / "server.pem", to_pem(signed))
+    replace_file(path / "server.json", (json.dumps(asdict(addresses), indent=2) + "\n").encode())
     write_key(path / "ca" / "ca.key", authority.key)
     # Last: where the CA's certificate stands, the home is whole.
-    _write(path / "ca" / "ca.pem", to_pem(authority.certificate))
+    replace_file(path / "ca" / "ca.pem", to_pem(authority.certificate))
     return Home(path, addresses)
 
 
@@ -107,12 +118,3 @@ def _certificate(path: Path) -> x509.Certificate:
         raise ConfigError(
             f"cannot read the certificate {path}; nothing was changed; restore it from a backup"
         ) from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

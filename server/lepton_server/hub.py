@@ -1,50 +1,46 @@
 """The hub: every institution's stream, and what is owed on it.
 
-gRPC runs in a thread of its own with one event loop; the strategy runs in the caller's thread. Between them stand a
-lock with a condition and, for each institution, the instruction it still owes an answer to. An institution that loses
-its connection keeps its instruction for `grace_s` and gets it again when it is back.
+gRPC runs in a thread of its own with one event loop; the strategy runs in the caller's thread. Between them stands the
+table of what is owed. An institution that loses its connection keeps its instruction for `grace_s`, and each side goes
+on with a transfer where the other has it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
-from uuid import uuid4
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import grpc
 from cryptography import x509
 
-from lepton_fl.federation.codec import LARGEST_ENVELOPE, BadMessage, Route, decode, encode
-from lepton_fl.flower import NODE_UNAVAILABLE, Error, Message
+from lepton_fl.errors import LeptonError
+from lepton_fl.flower import Message
 from lepton_fl.link import frames
 from lepton_fl.link.certificates import key_hash
-from lepton_fl.link.frames import Assembler, BadFrame, Parts
-from lepton_fl.v1.federation_pb2 import (
-    Ack,
-    Begin,
-    Chunk,
-    ClientFrame,
-    Goodbye,
-    Heartbeat,
-    ServerFrame,
-    Welcome,
-)
+from lepton_fl.link.frames import LARGEST_ENVELOPE, Assembler, BadFrame, Parts
+from lepton_fl.v1.federation_pb2 import Begin, ClientFrame, Hello, ServerFrame, Welcome
 from lepton_fl.v1.federation_pb2_grpc import FederationServicer
-from lepton_server.store import Institution, Store
+from lepton_server import supervision
+from lepton_server.journal import Inbox
+from lepton_server.owing import Owing, owed_by
+from lepton_server.presence import Presence
+from lepton_server.session import Session, Upload, acknowledgement, frames_of, goodbye, heartbeat
+from lepton_server.store import Store
 
 _log = logging.getLogger(__name__)
 _HELLO_S = 10.0
-_REVOCATION_S = 2.0  # how often membership of open streams is looked up
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long the hub waits, and how much it takes."""
+    """How long the hub waits."""
 
     quorum_s: float  # for enough institutions to be connected
     round_s: float  # for the answers of one round
@@ -53,282 +49,312 @@ class Limits:
 
 @dataclass(frozen=True)
 class RunTerms:
-    """What every institution of a run is told."""
+    """What every institution of a run is told, and where its replies are kept."""
 
     run_id: int
     terms: str  # JSON
-    members: Mapping[int, str]  # node id: institution
+    institutions: int  # the public number that sets a private step's divisor
     reply_bytes: int  # the most a reply's arrays can have
+    open_inbox: Callable[[], Inbox]
 
 
-@dataclass
-class Owed:
-    """An instruction that one institution has not answered yet."""
+@dataclass(frozen=True)
+class Records:
+    """Connections to the operator's database, for the one thread that uses them."""
 
-    message_id: str
-    message: Message
-    parts: Parts
-
-
-@dataclass
-class Session:
-    """One open stream."""
-
-    member: Institution
-    outbox: asyncio.Queue[ServerFrame | tuple[Begin, Parts]] = field(default_factory=asyncio.Queue)
-    last_heard: float = field(default_factory=time.monotonic)
+    store: Store
+    presence: Presence
 
 
 class Hub(FederationServicer):
     """Every stream, and what is owed on it."""
 
-    def __init__(self, open_store: Callable[[], Store], limits: Limits) -> None:
-        self._open_store = open_store
+    def __init__(self, open_records: Callable[[], Records], limits: Limits) -> None:
         self.limits = limits
-        self.changed = threading.Condition()
-        self.sessions: dict[int, Session] = {}
-        self._gone_since: dict[int, float] = {}
-        self._owed: dict[int, Owed] = {}
-        self.replies: dict[str, Message] = {}
+        self.owing = Owing(limits.grace_s)
+        self.sessions: dict[int, Session] = {}  # changed in the event loop, with owing.changed held
+        self.problem: LeptonError | None = None  # for the strategy's thread to raise
+        self._open_records = open_records
         self._run: RunTerms | None = None
-        self.loop: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # What blocks on the disk does so in one thread, in order, with connections of its own.
+        self._disk = ThreadPoolExecutor(1, "disk")
+        self._opened: Records | None = None
+        self._inbox: Inbox | None = None
+        self._known: dict[int, str] = {}  # who was connected since this process began
 
     # -- called from the strategy's thread
 
     def begin_run(self, run: RunTerms) -> None:
-        """Tell every connected member of the run, and each one that connects later."""
-        with self.changed:
+        """Tell every connected institution of the run, and each one that connects later."""
+        self._inbox = self._disk.submit(run.open_inbox).result()
+        with self.owing.changed:
             self._run = run
-            for node_id in run.members:
-                self._gone_since.setdefault(node_id, time.monotonic())
             sessions = list(self.sessions.values())
         for session in sessions:
-            self._post(session, self._welcome(session))
+            self._post(session, self._welcome(session, run))
 
-    def push(self, message: Message) -> str:
-        """Owe an institution this message; it goes out now or when the institution is back."""
-        message_id, node_id = uuid4().hex, message.metadata.dst_node_id
-        owed = Owed(message_id, message, encode(message, message_id))
-        with self.changed:
-            self._owed[node_id] = owed
+    def present(self) -> dict[int, str]:
+        """Who can be asked: connected, or away for no longer than the grace; node id to institution."""
+        with self.owing.changed:
+            return {node_id: name for node_id, name in self._known.items() if not self.owing.is_away(node_id)}
+
+    def push(self, message: Message, parts: Parts) -> str:
+        """Owe an institution this message; it goes out now or when the institution is back.
+
+        Args:
+            parts: the message, encoded; a round's instructions share them.
+        """
+        run, inbox, node_id = self._run, self._inbox, message.metadata.dst_node_id
+        if run is None or inbox is None:
+            raise RuntimeError("no run has begun")
+        owed = owed_by(node_id, run.run_id, message, parts)
+        taken = self._disk.submit(inbox.find, owed.message_id).result()
+        if taken is not None:
+            self.owing.put(owed.message_id, owed.decoded(taken))
+            return owed.message_id
+        with self.owing.changed:
+            self.owing.owe(node_id, owed)
             session = self.sessions.get(node_id)
         if session is not None:
-            self._post(session, _announced(owed))
-        return message_id
-
-    def give_up(self, message_ids: Iterable[str]) -> None:
-        """These instructions are no longer waited for; an answer that still comes is dropped."""
-        wanted = set(message_ids)
-        with self.changed:
-            for node_id in [node for node, owed in self._owed.items() if owed.message_id in wanted]:
-                del self._owed[node_id]
-
-    def fail_the_long_gone(self) -> None:
-        """Answer for institutions that have been away longer than the grace; call with `changed` held."""
-        now = time.monotonic()
-        for node_id, owed in list(self._owed.items()):
-            away = now - self._gone_since.get(node_id, now) if node_id not in self.sessions else 0.0
-            if away > self.limits.grace_s:
-                error = Error(NODE_UNAVAILABLE, f"not connected for {away:.0f} s")
-                self.replies[owed.message_id] = Message(error, reply_to=owed.message)
-                del self._owed[node_id]
+            self._post(session, session.announcement(owed.message_id, owed.parts, None))
+        return owed.message_id
 
     def end_run(self, reason: str) -> None:
         """Say goodbye to everybody."""
-        with self.changed:
+        with self.owing.changed:
             self._run = None
             sessions = list(self.sessions.values())
         for session in sessions:
-            self._post(session, ServerFrame(goodbye=Goodbye(reason=reason)))
+            self._post(session, goodbye(reason))
 
     def _post(self, session: Session, item: ServerFrame | tuple[Begin, Parts]) -> None:
-        assert self.loop is not None  # noqa: S101 - serving has begun
-        self.loop.call_soon_threadsafe(session.outbox.put_nowait, item)
+        assert self._loop is not None  # noqa: S101 - serving has begun
+        self._loop.call_soon_threadsafe(self._offer, session, item)
 
-    def _welcome(self, session: Session) -> ServerFrame:
-        run = self._run
-        if run is None or session.member.node_id not in run.members:
-            return ServerFrame(heartbeat=Heartbeat())
+    # -- in the event loop
+
+    def begin_serving(self) -> None:
+        """Start to look after streams; in the event loop that serves them."""
+        self._loop = asyncio.get_running_loop()
+        self._supervisor = self._loop.create_task(self._supervise())
+
+    async def end_serving(self) -> None:
+        """Nothing of the hub runs any more."""
+        self._supervisor.cancel()
+        await asyncio.gather(self._supervisor, return_exceptions=True)
+        await asyncio.get_running_loop().run_in_executor(self._disk, self._close_records)
+        self._disk.shutdown(wait=False)
+
+    async def Connect(self, request_iterator: AsyncIterator[ClientFrame], context: Any) -> None:  # noqa: N802
+        """Serve one institution until it leaves, falls silent, is replaced by a newer stream, or is revoked."""
+        session = await self._admitted(request_iterator, context)
+        name = session.member.name
+        self._enter(session)
+        await self._aside(lambda records: records.presence.connected(name, supervision.utc_now()))
+        reader = asyncio.create_task(self._read(session, request_iterator))
+        # A writer may be stuck in a full window; it must not delay the end of a stream.
+        writer = asyncio.create_task(self._write(session, context))
+        watcher = asyncio.create_task(session.closed.wait())
+        try:
+            done, _ = await asyncio.wait((reader, writer, watcher), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        except (BadFrame, LeptonError) as error:
+            _log.warning("%s: %s", session.member.name, error, extra={"institution": session.member.name})
+            session.close(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except grpc.aio.UsageError as error:
+            # The peer vanished while something was being written to it.
+            _log.info("%s: %s", session.member.name, type(error).__name__)
+        finally:
+            for task in (reader, writer, watcher):
+                task.cancel()
+            if self._leave(session):
+                await self._aside(lambda records: records.presence.disconnected(name, supervision.utc_now()))
+        if session.closing is not None:
+            await context.abort(session.closing.code, session.closing.detail)
+
+    async def _admitted(self, incoming: AsyncIterator[ClientFrame], context: Any) -> Session:
+        """A member that said hello, or a refusal."""
+        certificate = _certificate(context)
+        identity = key_hash(certificate.public_key())
+        member = await self._aside(lambda records: records.store.member(identity))
+        if member is None:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this certificate is not a member's, or was revoked")
+            raise AssertionError  # abort does not return
+        try:
+            first = await asyncio.wait_for(anext(incoming), _HELLO_S)
+        except (TimeoutError, StopAsyncIteration):
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no hello came")
+            raise
+        said = first.hello if first.WhichOneof("frame") == "hello" else Hello()
+        if said.protocol != frames.PROTOCOL:
+            theirs = said.protocol or "none"
+            detail = f"this server speaks protocol {frames.PROTOCOL}, the institution {theirs}; update the older one"
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, detail)
+        return Session(member, identity, certificate.not_valid_after_utc, said)
+
+    def _enter(self, session: Session) -> None:
+        """Take the institution's place; an older stream of the same institution is closed."""
+        node_id = session.member.node_id
+        with self.owing.changed:
+            run, older = self._run, self.sessions.get(node_id)
+            if older is not None:
+                self._set_aside(older)
+            self.sessions[node_id] = session
+            self._known[node_id] = session.member.name
+            self.owing.came(node_id)
+            session.post(heartbeat() if run is None else self._welcome(session, run))
+            owed, came = self.owing.of(node_id)
+            if owed is not None:
+                session.post(session.announcement(owed.message_id, owed.parts, came))
+        if older is not None:
+            self._offer(older, goodbye("another process connected with this certificate", stay_away=True))
+        _log.info("%s connected", session.member.name, extra={"institution": session.member.name})
+
+    def _leave(self, session: Session) -> bool:
+        """The stream is over; whether the institution has no newer one."""
+        node_id = session.member.node_id
+        with self.owing.changed:
+            is_gone = self.sessions.get(node_id) is session
+            if is_gone:
+                self._set_aside(session)
+                del self.sessions[node_id]
+                self.owing.went(node_id)
+        _log.info("%s disconnected", session.member.name, extra={"institution": session.member.name})
+        return is_gone
+
+    def _set_aside(self, session: Session) -> None:
+        """Keep what came of a wanted reply, for the institution's next stream."""
+        if session.upload is not None and session.upload.is_wanted:
+            self.owing.set_aside(session.member.node_id, session.upload.assembler)
+        session.upload = None
+
+    def _offer(self, session: Session, item: ServerFrame | tuple[Begin, Parts]) -> None:
+        try:
+            session.post(item)
+        except BadFrame as error:
+            session.close(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+
+    def _welcome(self, session: Session, run: RunTerms) -> ServerFrame:
         return ServerFrame(
             welcome=Welcome(
                 node_id=session.member.node_id,
                 run_id=run.run_id,
                 institution=session.member.name,
                 terms=run.terms,
-                institutions=len(run.members),
+                institutions=run.institutions,
             )
         )
-
-    # -- one stream, in the event loop
-
-    async def Connect(self, request_iterator: AsyncIterator[ClientFrame], context: Any) -> None:  # noqa: N802
-        """Serve one institution until it leaves, falls silent, is replaced by a newer stream, or is revoked."""
-        identity = _identity(context)
-        member = await asyncio.to_thread(self._member, identity)
-        if member is None:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this certificate is not a member's, or was revoked")
-        assert member is not None  # noqa: S101 - abort does not return
-        await self._greeted(request_iterator, context)
-        session = Session(member)
-        self._enter(session)
-        _log.info("%s connected", member.name)
-        tasks = [
-            asyncio.create_task(work)
-            for work in (
-                self._write(session, context),
-                self._read(session, request_iterator),
-                self._watch(session, context, identity),
-            )
-        ]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        except BadFrame as error:
-            _log.warning("%s broke the protocol: %s", member.name, error)
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except grpc.aio.UsageError as error:
-            # The peer vanished while something was being written to it.
-            _log.info("%s: %s", member.name, type(error).__name__)
-        finally:
-            for task in tasks:
-                task.cancel()
-            self._leave(session)
-            _log.info("%s disconnected", member.name)
-
-    async def _greeted(self, incoming: AsyncIterator[ClientFrame], context: Any) -> None:
-        try:
-            first = await asyncio.wait_for(anext(incoming), _HELLO_S)
-        except (TimeoutError, StopAsyncIteration):
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no hello came")
-            raise
-        if first.WhichOneof("frame") != "hello" or first.hello.protocol != frames.PROTOCOL:
-            theirs = first.hello.protocol if first.WhichOneof("frame") == "hello" else "none"
-            detail = f"this server speaks protocol {frames.PROTOCOL}, the institution {theirs}; update the older one"
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, detail)
-
-    def _enter(self, session: Session) -> None:
-        """Take the institution's place; an older stream of the same institution is closed."""
-        node_id = session.member.node_id
-        with self.changed:
-            older = self.sessions.get(node_id)
-            self.sessions[node_id] = session
-            self._gone_since.pop(node_id, None)
-            session.outbox.put_nowait(self._welcome(session))
-            owed = self._owed.get(node_id)
-            if owed is not None:
-                session.outbox.put_nowait(_announced(owed))
-            self.changed.notify_all()
-        if older is not None:
-            taken = Goodbye(reason="another process connected with this certificate", stay_away=True)
-            older.outbox.put_nowait(ServerFrame(goodbye=taken))
-
-    def _leave(self, session: Session) -> None:
-        node_id = session.member.node_id
-        with self.changed:
-            if self.sessions.get(node_id) is session:
-                del self.sessions[node_id]
-                self._gone_since[node_id] = time.monotonic()
-            self.changed.notify_all()
 
     async def _write(self, session: Session, context: Any) -> None:
         """Everything that goes out, in order; gRPC allows one write at a time."""
         while True:
-            try:
-                item = await asyncio.wait_for(session.outbox.get(), frames.HEARTBEAT_S)
-            except TimeoutError:
-                item = ServerFrame(heartbeat=Heartbeat())
-            if isinstance(item, ServerFrame):
-                await context.write(item)
-                if item.WhichOneof("frame") == "goodbye" and self.sessions.get(session.member.node_id) is not session:
+            await session.stirred(frames.HEARTBEAT_S)
+            for frame in frames_of(session.outbox.popleft() if session.outbox else heartbeat()):
+                await context.write(frame)
+                if frame.goodbye.stay_away:
                     return
-                continue
-            announced, parts = item
-            await context.write(ServerFrame(begin=announced))
-            for data in frames.chunks(parts):
-                await context.write(ServerFrame(chunk=Chunk(data=data)))
 
     async def _read(self, session: Session, incoming: AsyncIterator[ClientFrame]) -> None:
-        assembler: Assembler | None = None
         async for frame in incoming:
             session.last_heard = time.monotonic()
+            if self.sessions.get(session.member.node_id) is not session:
+                return
             kind = frame.WhichOneof("frame")
             if kind == "begin":
-                if assembler is not None:
-                    raise BadFrame("a message begins inside another")
-                if not self._is_owed(session, frame.begin.reply_to_message_id):
-                    # Late or never asked for: the institution is told to stop, and nothing of it is kept.
-                    session.outbox.put_nowait(_ack(frame.begin.reply_to_message_id))
-                    assembler = Assembler(frame.begin, self._most_bytes())
-                    continue
-                assembler = Assembler(frame.begin, self._most_bytes())
+                self._announced(session, frame.begin)
             elif kind == "chunk":
-                if assembler is None:
-                    raise BadFrame("a chunk comes without a message")
-                parts = assembler.add(frame.chunk.data)
-                if parts is not None:
-                    reply_to, assembler = assembler.announced.reply_to_message_id, None
-                    await asyncio.to_thread(self._take, session, reply_to, parts)
-                    session.outbox.put_nowait(_ack(reply_to))
+                await self._grown(session, frame.chunk.data)
             elif kind != "heartbeat":
                 raise BadFrame("a frame of this kind may not come now")
 
-    async def _watch(self, session: Session, context: Any, identity: bytes) -> None:
-        """Close the stream of an institution that fell silent or was revoked."""
-        while True:
-            await asyncio.sleep(_REVOCATION_S)
-            if time.monotonic() - session.last_heard > frames.SILENCE_S:
-                await context.abort(
-                    grpc.StatusCode.DEADLINE_EXCEEDED, f"nothing was heard for {frames.SILENCE_S:.0f} s"
-                )
-            if await asyncio.to_thread(self._member, identity) is None:
-                with self.changed:
-                    self._owed.pop(session.member.node_id, None)
-                await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this institution was revoked")
+    def _announced(self, session: Session, announced: Begin) -> None:
+        """A reply begins, or goes on where it was cut off."""
+        if session.upload is not None and session.upload.is_wanted:
+            raise BadFrame("a message begins inside another")
+        node_id, reply_to = session.member.node_id, announced.reply_to_message_id
+        is_wanted = self.owing.find(node_id, reply_to) is not None
+        came = self.owing.take_partial(node_id) if is_wanted else None
+        if came is not None and came.continues(announced) and announced.offset:
+            session.upload = Upload(came, is_wanted=True)
+            return
+        if not is_wanted:
+            # Late or never asked for: the institution is told to stop, and nothing of it is kept.
+            session.post(acknowledgement(reply_to))
+            announced.offset = 0
+        session.upload = Upload(Assembler(announced, self._most_bytes()), is_wanted)
 
-    def _member(self, identity: bytes) -> Institution | None:
-        store = self._open_store()
+    async def _grown(self, session: Session, data: bytes) -> None:
+        upload = session.upload
+        if upload is None:
+            raise BadFrame("a chunk comes without a message")
+        if not upload.is_wanted:
+            session.upload = upload if upload.assembler.skip(data) else None
+            return
+        parts = upload.assembler.add(data)
+        if parts is None:
+            return
+        session.upload = None
+        reply_to = upload.assembler.announced.reply_to_message_id
+        await self._take(session, reply_to, parts)
+        session.post(acknowledgement(reply_to))
+
+    async def _take(self, session: Session, message_id: str, parts: Parts) -> None:
+        """Believe a reply: only from the stream that owes it, its identity taken from the certificate."""
+        node_id, inbox = session.member.node_id, self._inbox
+        owed = self.owing.find(node_id, message_id)
+        if owed is None or inbox is None:
+            return
         try:
-            return store.member(identity)
-        finally:
-            store.close()
+            await self._aside(lambda _: inbox.take(message_id, session.member.name, parts))
+        except LeptonError as error:
+            # Not acknowledged, so the institution keeps it; the run stops and can be continued.
+            with self.owing.changed:
+                self.problem = error
+                self.owing.changed.notify_all()
+            raise
+        self.owing.answer(node_id, owed, owed.decoded(parts))
 
     def _most_bytes(self) -> int:
         return LARGEST_ENVELOPE + (self._run.reply_bytes if self._run else 0)
 
-    def _is_owed(self, session: Session, message_id: str) -> bool:
-        with self.changed:
-            owed = self._owed.get(session.member.node_id)
-            return owed is not None and owed.message_id == message_id
+    async def _supervise(self) -> None:
+        heard_at = 0.0
+        while True:
+            await asyncio.sleep(supervision.LOOK_S)
+            sessions = list(self.sessions.values())
+            members = await self._aside(lambda records: records.store.member_keys())
+            for session in sessions:
+                is_member = session.identity in members
+                if not is_member:
+                    self.owing.refuse(session.member.node_id, "this institution was revoked")
+                supervision.look_after(session, is_member, supervision.utc_now())
+            if time.monotonic() - heard_at > supervision.HEARD_S:
+                heard_at, names = time.monotonic(), supervision.heard_of_late(sessions)
+                await self._aside(partial(_note_heard, names))
 
-    def _take(self, session: Session, message_id: str, parts: Parts) -> None:
-        """Believe a reply: only from the stream that owes it, its identity taken from the certificate."""
-        node_id = session.member.node_id
-        with self.changed:
-            owed = self._owed.get(node_id)
-            if owed is None or owed.message_id != message_id or self.sessions.get(node_id) is not session:
-                return
-        asked = owed.message.metadata
-        try:
-            reply = decode(parts, Route(asked.run_id, node_id, asked.src_node_id))
-        except BadMessage as error:
-            reply = Message(Error(NODE_UNAVAILABLE, str(error)), reply_to=owed.message)
-        with self.changed:
-            if self._owed.get(node_id) is owed:
-                del self._owed[node_id]
-                self.replies[message_id] = reply
-                self.changed.notify_all()
+    async def _aside(self, work: Callable[[Records], _T]) -> _T:
+        """Do what blocks on the disk; heartbeats go on meanwhile."""
+        return await asyncio.get_running_loop().run_in_executor(self._disk, lambda: work(self._records()))
+
+    def _records(self) -> Records:
+        """The disk thread's own connections."""
+        if self._opened is None:
+            self._opened = self._open_records()
+        return self._opened
+
+    def _close_records(self) -> None:
+        if self._opened is not None:
+            self._opened.store.close()
+            self._opened.presence.close()
 
 
-def _announced(owed: Owed) -> tuple[Begin, Parts]:
-    return frames.begin(owed.parts, owed.message_id), owed.parts
+def _note_heard(names: list[str], records: Records) -> None:
+    records.presence.heard(names, supervision.utc_now())
 
 
-def _ack(message_id: str) -> ServerFrame:
-    return ServerFrame(ack=Ack(reply_to_message_id=message_id))
-
-
-def _identity(context: Any) -> bytes:
-    """The hash of the public key in the certificate that TLS has checked."""
+def _certificate(context: Any) -> x509.Certificate:
+    """The certificate that TLS has checked."""
     (pem,) = context.auth_context()["x509_pem_cert"]
-    return key_hash(x509.load_pem_x509_certificate(pem).public_key())
+    return x509.load_pem_x509_certificate(pem)

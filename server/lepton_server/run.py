@@ -1,27 +1,35 @@
-"""`lepton-server run`: serve enrolment, wait for the institutions, train, write the results, stop."""
+"""`lepton-server run`: serve enrolment, wait for the institutions, train, write the results, stop.
+
+A run that was interrupted, by a crash, a stop or a lost quorum, goes on when the same command is given again.
+"""
 
 from __future__ import annotations
 
 import logging
-import secrets
+import shutil
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from lepton_fl.config import name_of
-from lepton_fl.errors import ConfigError
+from lepton_fl.errors import ConfigError, TrainingFailed
 from lepton_fl.federation.arrays import template_of
 from lepton_fl.federation.terms import RunConfig, register_run, to_json
+from lepton_fl.files import only_process
 from lepton_fl.link.certificates import to_pem
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.terminal import VOICES
-from lepton_fl.run import Names, Prepared, conduct, prepare
+from lepton_fl.run import Carrier, Names, Prepared, conduct, prepare
 from lepton_server.enrolment import Enrolment
 from lepton_server.grid import HubGrid, wait_for_members
 from lepton_server.home import Home, find, open_home
-from lepton_server.hub import Hub, Limits, RunTerms
+from lepton_server.hub import Hub, Limits, Records, RunTerms
+from lepton_server.journal import Inbox, Place, Reached, RunJournal
+from lepton_server.presence import Presence
+from lepton_server.runs import Asked, Runs, StoredRun
 from lepton_server.serving import Endpoint, Serving
+from lepton_server.settings import of_run, refuse_other_settings
 from lepton_server.store import Store
 
 _HEADER_BYTES = 4096  # of one array in a reply, besides its values
@@ -32,6 +40,7 @@ class ServerConfig(RunConfig):
     """Every setting of `lepton-server run`; `conf/server.yaml` holds the values."""
 
     home: str | None  # null: LEPTON_HOME, else ~/.lepton/server
+    abandon: bool  # true: give up an unfinished run that was asked for with other settings
     quorum_s: float  # wait so long for the institutions
     round_s: float  # and so long for the answers of a round
     grace_s: float  # an institution that loses its connection may come back within this time
@@ -48,43 +57,85 @@ def register_schemas() -> None:
     register_run("server", ServerConfig)
 
 
-def run(config: ServerConfig) -> None:
-    """One `lepton-server run`, from the first connection to the goodbye."""
+def _nothing(point: str) -> None:
+    """Nobody watches the points at which a run is safe."""
+
+
+def run(config: ServerConfig, reached: Reached = _nothing) -> None:
+    """One `lepton-server run`, from the first connection to the goodbye.
+
+    Args:
+        reached: told each of `journal.POINTS` as it is passed.
+    """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     home = open_home(find(config.home))
-    hub = Hub(lambda: Store(home.database), Limits(config.quorum_s, config.round_s, config.grace_s))
-    serving = Serving(hub, _enrolment(home), _endpoint(home))
-    serving.start()
-    try:
-        _train(config, home, hub)
-    except BaseException:
-        hub.end_run("the run was stopped by the operator")
-        raise
-    finally:
-        serving.stop()
+    with only_process(home.lock):
+        hub = Hub(lambda: _records(home), Limits(config.quorum_s, config.round_s, config.grace_s))
+        serving = Serving(hub, _enrolment(home), _endpoint(home))
+        serving.start()
+        try:
+            _train(config, home, hub, reached)
+        except BaseException:
+            hub.end_run("the run was stopped by the operator")
+            raise
+        finally:
+            serving.stop()
 
 
-def _train(config: ServerConfig, home: Home, hub: Hub) -> None:
-    voice = VOICES[config.log]()
-    members = _gather(config, home, hub)
+def _train(config: ServerConfig, home: Home, hub: Hub, reached: Reached) -> None:
+    runs = Runs(home.database)
+    settings = of_run(config)
+    unfinished = _unfinished(config, settings, home, runs)
+    institutions = _gather(config, home, hub) if unfinished is None else unfinished.asked.institutions
     prepared = prepare(
-        config,
-        Names(name_of("task"), name_of("model"), name_of("strategy")),
-        sorted(members.values()),
-        config.cohort_size,
+        config, Names(name_of("task"), name_of("model"), name_of("strategy")), institutions, config.cohort_size
     )
-    run_terms = RunTerms(secrets.randbits(62) + 2, to_json(config), members, _reply_bytes(prepared))
-    path = Path(config.output) if config.output else home.path / "runs" / f"{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
-    folder = Folder(path)
-    hub.begin_run(run_terms)
-    grid = HubGrid(hub, run_terms, config.strategy.least_replies)
-    outcome = conduct(prepared, grid, members, (folder, voice))
+    stored = unfinished or runs.begin(
+        Asked(settings, str(_output(config, home)), institutions, config.rounds), datetime.now(UTC)
+    )
+    place = Place(stored.run_id, home.checkpoints / str(stored.run_id), reached)
+    reached("run begun")
+    hub.begin_run(_terms(config, prepared, place, home))
+    if unfinished is not None:
+        wait_for_members(hub, lambda: set(institutions) <= set(hub.present().values()), config.grace_s)
+    _conduct(config, prepared, hub, (runs, stored, place))
+
+
+def _conduct(config: ServerConfig, prepared: Prepared, hub: Hub, kept: tuple[Runs, StoredRun, Place]) -> None:
+    """Run the rounds; afterwards the run has its results, or an error that says why it can be continued or not."""
+    runs, stored, place = kept
+    voice, folder = VOICES[config.log](), Folder(Path(stored.asked.output))
+    began_with = runs.node_ids(stored.asked.institutions)
+    randomness = prepared.program.randomness
+    journal = RunJournal(runs, place, randomness, lambda: began_with | hub.present())
+    grid = HubGrid(hub, stored.run_id, journal.members, config.strategy.least_replies)
+    try:
+        outcome = conduct(prepared, Carrier(grid, journal.members, journal), (folder, voice))
+    except TrainingFailed as error:
+        # Deterministic: the same command would fail again in the same place.
+        journal.ended(error)
+        raise
+    place.reached("results written")
+    journal.ended(None)
+    shutil.rmtree(place.folder, ignore_errors=True)
     hub.end_run("the run is finished")
-    voice.finished(outcome, str(path))
+    voice.finished(outcome, stored.asked.output)
 
 
-def _gather(config: ServerConfig, home: Home, hub: Hub) -> dict[int, str]:
-    """Wait until enough institutions are connected; the run's members are those who are enrolled then."""
+def _unfinished(config: ServerConfig, settings: str, home: Home, runs: Runs) -> StoredRun | None:
+    """The run to continue, if there is one; one with other settings is given up or refused."""
+    found = runs.unfinished()
+    if found is None or found.asked.settings == settings:
+        return found
+    if not config.abandon:
+        refuse_other_settings(found, settings, len(runs.rounds(found.run_id)))
+    runs.end(found.run_id, "abandoned", "", datetime.now(UTC))
+    shutil.rmtree(home.checkpoints / str(found.run_id), ignore_errors=True)
+    return None
+
+
+def _gather(config: ServerConfig, home: Home, hub: Hub) -> tuple[str, ...]:
+    """Wait until enough institutions are connected; the run begins with those."""
     store = Store(home.database)
     try:
 
@@ -98,16 +149,36 @@ def _gather(config: ServerConfig, home: Home, hub: Hub) -> dict[int, str]:
             raise ConfigError("nobody was invited yet; nothing was trained; lepton-server invite NAME")
         sys.stderr.write(f"waiting for {wanted()} institutions\n")
         wait_for_members(hub, lambda: len(hub.sessions) >= max(1, wanted()))
-        with hub.changed:
-            return {node_id: session.member.name for node_id, session in sorted(hub.sessions.items())}
+        with hub.owing.changed:
+            return tuple(sorted(session.member.name for session in hub.sessions.values()))
     finally:
         store.close()
 
 
-def _reply_bytes(prepared: Prepared) -> int:
-    """The most that an honest reply's arrays can have."""
+def _terms(config: ServerConfig, prepared: Prepared, place: Place, home: Home) -> RunTerms:
     template = template_of(prepared.program.model)
-    return 4 * prepared.facts.parameters + _HEADER_BYTES * len(template)
+    # The most that an honest reply's arrays can have.
+    reply_bytes = 4 * prepared.facts.parameters + _HEADER_BYTES * len(template)
+    return RunTerms(
+        run_id=place.run_id,
+        terms=to_json(config),
+        institutions=len(prepared.facts.institutions),
+        reply_bytes=reply_bytes,
+        open_inbox=lambda: Inbox(Runs(home.database), place),
+    )
+
+
+def _output(config: ServerConfig, home: Home) -> Path:
+    """Absolute, so that a run continued from another folder writes where it began."""
+    if config.output:
+        return Path(config.output).absolute()
+    return (home.path / "runs" / f"{datetime.now(UTC):%Y-%m-%d-%H%M%S}").absolute()
+
+
+def _records(home: Home) -> Records:
+    records = Records(Store(home.database), Presence(home.database))
+    records.presence.nobody(datetime.now(UTC))
+    return records
 
 
 def _enrolment(home: Home) -> Enrolment:

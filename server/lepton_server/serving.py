@@ -67,7 +67,7 @@ class Serving:
         self._loop.close()
 
     async def _open(self) -> None:
-        self._hub.loop = self._loop
+        self._hub.begin_serving()
         key, chain = self._endpoint.credentials
         mutual = grpc.ssl_server_credentials(
             [(key, chain)], root_certificates=self._endpoint.ca, require_client_auth=True
@@ -89,3 +89,4 @@ class Serving:
         await asyncio.sleep(0.3)  # what was posted last, a goodbye, goes out
         for server in self._servers:
             await server.stop(1.0)
+        await self._hub.end_serving()

@@ -1,56 +1,13 @@
-"""What the operator remembers: one SQLite file, every change durable before it is answered.
-
-Source: SQLite's documentation of write-ahead logging; `synchronous=FULL` survives a power cut.
-"""
+"""Who belongs to the federation: members, their keys, and invitations."""
 
 from __future__ import annotations
 
 import hashlib
-import sqlite3
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
-from lepton_fl.errors import LeptonError
-
-_VERSION = 1
-_APPLICATION = 0x4C455054  # "LEPT": whose SQLite file this is
-_SCHEMA = """
-CREATE TABLE institutions (
-    name TEXT PRIMARY KEY,
-    node_id INTEGER NOT NULL UNIQUE CHECK (node_id > 1),
-    enrolled_at TEXT NOT NULL,
-    revoked_at TEXT
-) STRICT;
-CREATE TABLE keys (
-    key_hash BLOB PRIMARY KEY CHECK (length(key_hash) = 32),
-    institution TEXT NOT NULL REFERENCES institutions (name),
-    certificate BLOB NOT NULL,
-    not_after TEXT NOT NULL
-) STRICT;
-CREATE TABLE invitations (
-    secret_hash BLOB PRIMARY KEY CHECK (length(secret_hash) = 32),
-    institution TEXT NOT NULL,
-    expires_at TEXT NOT NULL,
-    spent_by BLOB,
-    withdrawn_at TEXT
-) STRICT;
-CREATE TABLE events (
-    at TEXT NOT NULL,
-    institution TEXT,
-    kind TEXT NOT NULL,
-    detail TEXT NOT NULL
-) STRICT;
-"""
-
-
-class StoreError(LeptonError):
-    """The operator's records cannot be read or do not allow what was asked."""
-
-    exit_code = 9
+from lepton_server.database import Database, StoreError, as_text, as_time
 
 
 @dataclass(frozen=True)
@@ -73,69 +30,14 @@ class Invited:
 
 
 class Store:
-    """The operator's database; one connection, used by one thread."""
+    """Membership in the operator's database; one connection, used by one thread."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._db = sqlite3.connect(path, timeout=10, isolation_level=None)
-            # Looked at before anything is written: another program's file must stay as it was.
-            self._refuse_foreign(path)
-            self._switch_to_wal()
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            self._create()
-        except sqlite3.Error as error:
-            if hasattr(self, "_db"):
-                self._db.close()
-            raise StoreError(f"cannot open {path}: {error}; nothing was changed; is this a server's home?") from error
-
-    def _refuse_foreign(self, path: Path) -> None:
-        # One read transaction, so that another process cannot create the tables between the two looks.
-        self._db.execute("BEGIN")
-        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        (application,) = self._db.execute("PRAGMA application_id").fetchone()
-        self._db.execute("COMMIT")
-        if tables and (version, application) != (_VERSION, _APPLICATION):
-            self._db.close()
-            raise StoreError(
-                f"{path} was written by another release or program; nothing was changed; use another --home"
-            )
-
-    def _switch_to_wal(self) -> None:
-        """SQLite does not wait for the lock that this one statement needs, so it is tried again."""
-        for attempt in range(50):
-            try:
-                self._db.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError:
-                if attempt == 49:
-                    raise
-                time.sleep(0.1)
-            else:
-                return
-
-    def _create(self) -> None:
-        with self._transaction():
-            if self._db.execute("PRAGMA user_version").fetchone() == (0,):
-                for statement in filter(str.strip, _SCHEMA.split(";")):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
-                self._db.execute(f"PRAGMA user_version = {_VERSION}")
+        self._db = Database(path)
 
     def close(self) -> None:
         """Release the file."""
         self._db.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        # IMMEDIATE takes the write lock first, so that what is read cannot change before it is written.
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
 
     def invite(self, institution: str, secret: bytes, expires_at: datetime, now: datetime) -> None:
         """Remember an invitation; an earlier one for the same name that is still open is withdrawn.
@@ -143,20 +45,20 @@ class Store:
         Raises:
             StoreError: the name is a member's, or was revoked.
         """
-        with self._transaction():
+        with self._db.transaction():
             known = self._find(institution)
             if known is not None:
                 state = "was revoked" if known.revoked_at else "is a member already"
                 raise StoreError(f"{institution} {state}; nobody was invited; choose another name")
             self._db.execute(
                 "UPDATE invitations SET withdrawn_at = ? WHERE institution = ? AND spent_by IS NULL",
-                (_text(now), institution),
+                (as_text(now), institution),
             )
             self._db.execute(
                 "INSERT INTO invitations (secret_hash, institution, expires_at) VALUES (?, ?, ?)",
-                (_hash(secret), institution, _text(expires_at)),
+                (_hash(secret), institution, as_text(expires_at)),
             )
-            self._note(now, institution, "invited", f"until {_text(expires_at)}")
+            self._db.note(now, institution, "invited", f"until {as_text(expires_at)}")
 
     def invited(self, secret: bytes, now: datetime) -> Invited:
         """The open invitation behind a secret, or the one that this institution's own key already used.
@@ -170,7 +72,7 @@ class Store:
         ).fetchone()
         if row is None or row[3] is not None:
             raise StoreError("the invitation is unknown or was replaced by a newer one; ask the operator for another")
-        found = Invited(row[0], _time(row[1]), row[2])
+        found = Invited(row[0], as_time(row[1]), row[2])
         if found.spent_by is None and now >= found.expires_at:
             raise StoreError("the invitation expired; ask the operator for another")
         return found
@@ -187,7 +89,7 @@ class Store:
             StoreError: the invitation was used by another key, or cannot be used.
         """
         now, not_after = times
-        with self._transaction():
+        with self._db.transaction():
             found = self.invited(secret, now)
             if found.spent_by is not None:
                 return self._first_certificate(found, key_hash)
@@ -196,14 +98,14 @@ class Store:
             if node_id <= 1 or self._db.execute("SELECT 1 FROM institutions WHERE node_id = ?", (node_id,)).fetchone():
                 raise StoreError("this key's node id is taken; nothing was enrolled; make another key and try again")
             self._db.execute(
-                "INSERT INTO institutions (name, node_id, enrolled_at) VALUES (?, ?, ?)", (name, node_id, _text(now))
+                "INSERT INTO institutions (name, node_id, enrolled_at) VALUES (?, ?, ?)", (name, node_id, as_text(now))
             )
             self._db.execute(
                 "INSERT INTO keys (key_hash, institution, certificate, not_after) VALUES (?, ?, ?, ?)",
-                (key_hash, name, certificate, _text(not_after)),
+                (key_hash, name, certificate, as_text(not_after)),
             )
             self._db.execute("UPDATE invitations SET spent_by = ? WHERE secret_hash = ?", (key_hash, _hash(secret)))
-            self._note(now, name, "enrolled", key_hash.hex())
+            self._db.note(now, name, "enrolled", key_hash.hex())
         return certificate
 
     def _first_certificate(self, found: Invited, key_hash: bytes) -> bytes:
@@ -220,19 +122,19 @@ class Store:
         Raises:
             StoreError: there is no such member or invitation.
         """
-        with self._transaction():
+        with self._db.transaction():
             withdrawn = self._db.execute(
                 "UPDATE invitations SET withdrawn_at = ? "
                 "WHERE institution = ? AND spent_by IS NULL AND withdrawn_at IS NULL",
-                (_text(now), institution),
+                (as_text(now), institution),
             ).rowcount
             revoked = self._db.execute(
                 "UPDATE institutions SET revoked_at = ? WHERE name = ? AND revoked_at IS NULL",
-                (_text(now), institution),
+                (as_text(now), institution),
             ).rowcount
             if not withdrawn and not revoked:
                 raise StoreError(f"there is no member or open invitation {institution}; nothing was changed")
-            self._note(now, institution, "revoked", "")
+            self._db.note(now, institution, "revoked", "")
 
     def member(self, key_hash: bytes) -> Institution | None:
         """The member with this key, unless it was revoked."""
@@ -242,6 +144,13 @@ class Store:
             (key_hash,),
         ).fetchone()
         return None if row is None else _institution(row)
+
+    def member_keys(self) -> set[bytes]:
+        """The hash of every key whose institution was not revoked."""
+        rows = self._db.execute(
+            "SELECT k.key_hash FROM keys k JOIN institutions i ON i.name = k.institution WHERE i.revoked_at IS NULL"
+        )
+        return {bytes(key_hash) for (key_hash,) in rows}
 
     def institutions(self) -> list[Institution]:
         """All members and former members, by name."""
@@ -253,20 +162,14 @@ class Store:
         rows = self._db.execute(
             "SELECT institution, expires_at FROM invitations WHERE spent_by IS NULL AND withdrawn_at IS NULL "
             "AND expires_at > ? ORDER BY institution",
-            (_text(now),),
+            (as_text(now),),
         )
-        return [Invited(name, _time(expires_at), None) for name, expires_at in rows]
+        return [Invited(name, as_time(expires_at), None) for name, expires_at in rows]
 
     def _find(self, name: str) -> Institution | None:
         query = "SELECT name, node_id, enrolled_at, revoked_at FROM institutions WHERE name = ?"
         row = self._db.execute(query, (name,)).fetchone()
         return None if row is None else _institution(row)
-
-    def _note(self, now: datetime, institution: str, kind: str, detail: str) -> None:
-        self._db.execute(
-            "INSERT INTO events (at, institution, kind, detail) VALUES (?, ?, ?, ?)",
-            (_text(now), institution, kind, detail),
-        )
 
 
 def _hash(secret: bytes) -> bytes:
@@ -274,13 +177,4 @@ def _hash(secret: bytes) -> bytes:
 
 
 def _institution(row: tuple[str, int, str, str | None]) -> Institution:
-    return Institution(row[0], row[1], _time(row[2]), None if row[3] is None else _time(row[3]))
-
-
-def _text(moment: datetime) -> str:
-    """UTC, so that text order is time order."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+    return Institution(row[0], row[1], as_time(row[2]), None if row[3] is None else as_time(row[3]))

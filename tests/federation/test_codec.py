@@ -23,7 +23,8 @@ from lepton_fl.flower import (
 from lepton_fl.link.frames import Parts
 from lepton_fl.v1.message_pb2 import ArrayHeader, ArraySet, Content, Entry, Envelope, ValueSet
 
-ROUTE = Route(run_id=1, source=1, destination=42)
+ROUTE = Route(run_id=1, source=1, destination=42, message_id="id-1")
+BACK = Route(run_id=1, source=42, destination=1, message_id="id-2", reply_to="id-1")
 WHOLE = st.integers(-(2**63), 2**63 - 1)
 REAL = st.floats(allow_nan=False)
 NAMES = st.text(min_size=1, max_size=12)
@@ -66,7 +67,7 @@ def test_every_record_comes_back_as_it_was(
             "config": ConfigRecord(configs),
         }
     )
-    back = decode(encode(instruction(content), "id-1"), ROUTE)
+    back = decode(encode(instruction(content)), ROUTE)
     assert back.content.metric_records == content.metric_records
     assert back.content.config_records == content.config_records
     for name, value in arrays.items():
@@ -78,15 +79,15 @@ def test_every_record_comes_back_as_it_was(
 
 def test_sender_and_receiver_come_from_the_link_and_not_from_the_message() -> None:
     forged = Message(RecordDict(), 999, "train")
-    back = decode(encode(forged, "id"), ROUTE)
+    back = decode(encode(forged), ROUTE)
     assert (back.metadata.src_node_id, back.metadata.dst_node_id) == (1, 42)
 
 
 def test_a_failure_travels_as_a_failure() -> None:
-    received = decode(encode(instruction(RecordDict()), "id-7"), ROUTE)
-    reply = decode(encode(Message(Error(2, "RuntimeError"), reply_to=received), "id-8"), ROUTE)
+    received = decode(encode(instruction(RecordDict())), ROUTE)
+    reply = decode(encode(Message(Error(2, "RuntimeError"), reply_to=received)), BACK)
     assert (reply.error.code, reply.error.reason) == (2, "RuntimeError")
-    assert reply.metadata.reply_to_message_id == "id-7"
+    assert reply.metadata.reply_to_message_id == "id-1"
 
 
 @given(st.binary(max_size=300), st.lists(st.binary(max_size=100), max_size=2))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from lepton_fl.evaluation.counts import LARGEST_LOSS
 from lepton_fl.federation.arrays import BadArrays, checked, load_arrays, template_of, to_arrays
+from lepton_fl.federation.journal import NoJournal, Progress
 from lepton_fl.federation.local_grid import LocalGrid, node_id_of
 from lepton_fl.federation.replies import LARGEST_TRAIN_LOSS, BadReply, Expected, Sorted, counts_of, sort_replies
 from lepton_fl.federation.rounds import Rounds, Run
@@ -486,7 +487,11 @@ def training(bad: Callable[[Message], Message | None], evaluating: bool = False)
 def two_rounds(app: ClientApp) -> tuple[Rounds, ArrayRecord]:
     grid = LocalGrid(app, SITES)
     inner = FedAvg().build(Federation(3, 3, 0.1))
-    rounds = Rounds(inner, Run(grid.names, EXPECTED, Randomness(1), None, lambda report: None, 1))
+    rounds = Rounds(
+        inner,
+        Run(grid.names, EXPECTED, NoJournal(Randomness(1)), None, lambda report: None, 1),
+        Progress(ArrayRecord()),
+    )
     start = ArrayRecord({name: Array(np.zeros(shape, dtype=np.float32)) for name, shape in TEMPLATE.items()})
     return rounds, rounds.start(grid, start, num_rounds=2).arrays
 
@@ -575,7 +580,9 @@ def test_an_institution_that_was_not_asked_is_not_counted() -> None:
             return sorted(names)
 
     inner = FedAvg().build(Federation(institutions=3, cohort_size=2, client_learning_rate=0.1))
-    rounds = Rounds(inner, Run(names, EXPECTED, Randomness(1), None, lambda report: None, 1))
+    rounds = Rounds(
+        inner, Run(names, EXPECTED, NoJournal(Randomness(1)), None, lambda report: None, 1), Progress(ArrayRecord())
+    )
     sent = list(rounds.configure_train(1, arrays(), ConfigRecord(), Everyone()))  # type: ignore[arg-type]
     idle = next(node for node in names if node not in {message.metadata.dst_node_id for message in sent})
     answers = [Message(content(), reply_to=message) for message in sent] + [reply(idle, content())]

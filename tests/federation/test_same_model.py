@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +11,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from voices import Quiet
 
 from lepton_fl.config import config_dir, load
+from lepton_fl.federation.journal import NoJournal, Progress
 from lepton_fl.federation.replies import Expected
-from lepton_fl.federation.rounds import RoundReport, Rounds, Run
+from lepton_fl.federation.rounds import Rounds, Run
 from lepton_fl.flower import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict, enter_run
 from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.results.folder import Folder
-from lepton_fl.results.outcome import Facts, Outcome
 from lepton_fl.results.terminal import JsonVoice, PlainVoice
 from lepton_fl.run import Names
 from lepton_fl.simulation import Plan, SimConfig, plan, register_schemas, simulate
@@ -28,22 +28,6 @@ from lepton_fl.strategies.strategy import WEIGHT_KEY, Federation, Strategy
 
 ROUNDS = 2
 NAMES = Names("heart", "logistic", "fedavg")
-
-
-class Quiet:
-    """A voice that says nothing."""
-
-    def noticed(self, warnings: Iterable[object]) -> None:
-        """See `Voice`."""
-
-    def started(self, facts: Facts) -> None:
-        """See `Voice`."""
-
-    def round_done(self, report: RoundReport) -> None:
-        """See `Voice`."""
-
-    def finished(self, outcome: Outcome, folder: str) -> None:
-        """See `Voice`."""
 
 
 def planned(*overrides: str) -> Plan:
@@ -71,7 +55,7 @@ def unseeded(base: Plan) -> Plan:
 
 
 def sha256(one: Plan, folder: Path) -> str:
-    return simulate(one, Folder(folder), Quiet()).model_sha256  # type: ignore[arg-type]
+    return simulate(one, Folder(folder), Quiet()).model_sha256
 
 
 @pytest.mark.parametrize("privacy", ["none", "record"])
@@ -146,7 +130,7 @@ def metadata(folder: Path) -> dict[str, str]:
 
 
 def written(one: Plan, folder: Path) -> tuple[dict[str, object], list[dict[str, object]], dict[str, str]]:
-    simulate(one, Folder(folder), Quiet())  # type: ignore[arg-type]
+    simulate(one, Folder(folder), Quiet())
     rounds = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     return json.loads((folder / "result.json").read_text()), rounds, metadata(folder)
 
@@ -253,7 +237,9 @@ def wrapped(chosen: Strategy) -> Rounds:
     names = {1: "a", 2: "b", 3: "c"}
     expected = Expected({"w": (3,)}, (2, 2), 1000, 1000, with_loss=False)
     inner = chosen.build(Federation(3, 3, 0.1))
-    return Rounds(inner, Run(names, expected, Randomness(1), None, lambda report: None, 1))
+    return Rounds(
+        inner, Run(names, expected, NoJournal(Randomness(1)), None, lambda report: None, 1), Progress(ArrayRecord())
+    )
 
 
 @pytest.mark.parametrize("chosen", [FedAvg(), FedAvgM(server_learning_rate=0.5, server_momentum=0.9)])

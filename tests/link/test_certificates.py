@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lepton_fl.errors import LeptonError
+from lepton_fl.files import write_secret
 from lepton_fl.link import certificates
 from lepton_fl.link.certificates import BadCertificate
 
@@ -177,7 +178,7 @@ def on_no_known_curve() -> bytes:
     ],
 )
 def test_a_file_without_a_p_256_key_is_refused(tmp_path, content):
-    certificates.write_secret(tmp_path / "a.key", content)
+    write_secret(tmp_path / "a.key", content)
     with pytest.raises(BadCertificate, match="nothing was sent"):
         certificates.read_key(tmp_path / "a.key")
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from voices import Quiet
 
 from lepton_fl.config import config_dir, load
 from lepton_fl.errors import ConfigError, TrainingFailed
 from lepton_fl.evaluation.metrics import Metrics
-from lepton_fl.federation.rounds import RoundReport
+from lepton_fl.federation.journal import RoundReport
 from lepton_fl.flower import Array, ArrayRecord
 from lepton_fl.results.curve import draw
 from lepton_fl.results.folder import Folder
@@ -27,22 +27,6 @@ from lepton_fl.simulation import Plan, SimConfig, output_folder, plan, register_
 
 ROUNDS = 10
 FILES = {"result.json", "rounds.jsonl", "model.safetensors", "learning_curve.png"}
-
-
-class Quiet:
-    """A voice that says nothing."""
-
-    def noticed(self, warnings: Iterable[object]) -> None:
-        """See `Voice`."""
-
-    def started(self, facts: Facts) -> None:
-        """See `Voice`."""
-
-    def round_done(self, report: RoundReport) -> None:
-        """See `Voice`."""
-
-    def finished(self, outcome: Outcome, folder: str) -> None:
-        """See `Voice`."""
 
 
 def planned(*overrides: str) -> Plan:
@@ -146,14 +130,14 @@ def test_a_rounds_line_is_on_disk_before_the_next_round(base: Plan, tmp_path: Pa
             """See `Voice`."""
             seen.append((tmp_path / "rounds.jsonl").read_text().count("\n"))
 
-    simulate(base, Folder(tmp_path), Watching())  # type: ignore[arg-type]
+    simulate(base, Folder(tmp_path), Watching())
     assert seen == list(range(1, ROUNDS + 1))
 
 
 def test_a_failing_run_leaves_no_result(tmp_path: Path) -> None:
     overflowing = planned("privacy=none", "rounds=1", "training.weight_decay=1e38", "training.local_steps=3")
     with pytest.raises(TrainingFailed):
-        simulate(overflowing, Folder(tmp_path), Quiet())  # type: ignore[arg-type]
+        simulate(overflowing, Folder(tmp_path), Quiet())
     assert "result.json" not in {path.name for path in tmp_path.iterdir()}
     assert not list(tmp_path.glob(".*"))
 
@@ -163,6 +147,7 @@ def test_an_earlier_result_is_gone_as_soon_as_a_run_starts(finished: tuple[Outco
         (tmp_path / name).write_bytes((finished[1] / name).read_bytes())
     (tmp_path / "notes.txt").write_text("mine")
     folder = Folder(tmp_path)
+    folder.begin((), finished[0].facts.claim)
     assert {path.name for path in tmp_path.iterdir()} == {"rounds.jsonl", "notes.txt"}
     assert (tmp_path / "rounds.jsonl").read_text() == ""
     folder.finish(finished[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from safetensors.numpy import load_file
+from voices import Quiet
 
 from lepton_fl.config import config_dir, load
 from lepton_fl.errors import ConfigError, TrainingFailed
 from lepton_fl.federation.arrays import template_of
+from lepton_fl.federation.journal import NoJournal, Progress
 from lepton_fl.federation.replies import Expected
-from lepton_fl.federation.rounds import RoundReport, Rounds, Run
+from lepton_fl.federation.rounds import Rounds, Run
 from lepton_fl.flower import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict, enter_run
 from lepton_fl.flower import strategies as flower
 from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.results.folder import Folder
-from lepton_fl.results.outcome import Facts, Outcome
 from lepton_fl.run import Names
 from lepton_fl.simulation import Plan, SimConfig, plan, register_schemas, simulate
 from lepton_fl.strategies import TABLE
@@ -31,22 +32,6 @@ from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY, Federation
 
 ROUNDS = 3
 NEEDS_LOSS = {"qfedavg"}
-
-
-class Quiet:
-    """A voice that says nothing."""
-
-    def noticed(self, warnings: Iterable[object]) -> None:
-        """See `Voice`."""
-
-    def started(self, facts: Facts) -> None:
-        """See `Voice`."""
-
-    def round_done(self, report: RoundReport) -> None:
-        """See `Voice`."""
-
-    def finished(self, outcome: Outcome, folder: str) -> None:
-        """See `Voice`."""
 
 
 def settings(*overrides: str) -> SimConfig:
@@ -93,7 +78,7 @@ def test_a_strategy_trains_and_keeps_the_models_form(
     planned = with_strategy(plans[privacy], name)
     template = template_of(planned.run.program.model)
 
-    outcome = simulate(planned, Folder(tmp_path), Quiet())  # type: ignore[arg-type]
+    outcome = simulate(planned, Folder(tmp_path), Quiet())
 
     trained = load_file(tmp_path / "model.safetensors")
     assert {key: value.shape for key, value in trained.items()} == dict(template)
@@ -251,7 +236,8 @@ def rounds_of(chosen: Strategy, institutions: int, start: Sequence[float] = (0.0
     names = {node: f"hospital-{node}" for node in range(1, institutions + 1)}
     expected = Expected({"weight": (2,)}, (2, 2), 1000, 1000, chosen.needs_exact_loss)
     inner = chosen.build(Federation(institutions, institutions, 0.1))
-    rounds = Rounds(inner, Run(names, expected, Randomness(1), None, lambda report: None, chosen.least_replies))
+    run = Run(names, expected, NoJournal(Randomness(1)), None, lambda report: None, chosen.least_replies)
+    rounds = Rounds(inner, run, Progress(ArrayRecord()))
     arrays = ArrayRecord({"weight": Array(np.array(start, dtype=np.float32))})
     list(rounds.configure_train(1, arrays, ConfigRecord(), Nodes(institutions)))  # type: ignore[arg-type]
     return rounds

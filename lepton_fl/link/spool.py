@@ -1,11 +1,14 @@
-"""Finished replies on disk until the server has them, so that nothing is trained twice for one answer."""
+"""Replies on disk: an institution's until the server has them, the server's until their round is committed.
+
+So nothing is trained twice for one reply, and nothing that was acknowledged is lost.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from lepton_fl.files import write_secret
 from lepton_fl.link import frames
-from lepton_fl.link.certificates import write_secret
 from lepton_fl.link.frames import Assembler, BadFrame, Parts
 from lepton_fl.v1.federation_pb2 import Begin
 
@@ -13,37 +16,43 @@ _LENGTH_BYTES = 4
 
 
 class Spool:
-    """One file for each instruction answered and not yet acknowledged; mode 0600, written whole or not at all."""
+    """One file for each instruction that was answered; mode 0600, written whole or not at all."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def keep(self, message_id: str, parts: Parts) -> None:
-        """Remember the answer to this instruction; answers to earlier ones are no longer wanted."""
-        for old in self._folder.iterdir():
-            old.unlink()
+        """The reply to this instruction is on disk when this returns."""
         head = frames.begin(parts, "", message_id).SerializeToString()
-        body = b"".join((parts.envelope, *parts.arrays))
-        write_secret(self._path(message_id), len(head).to_bytes(_LENGTH_BYTES, "big") + head + body)
+        write_secret(self._path(message_id), b"".join((len(head).to_bytes(_LENGTH_BYTES, "big"), head, *parts.all())))
 
     def find(self, message_id: str) -> Parts | None:
-        """The answer to this instruction, if it was given already and is undamaged."""
+        """The reply to this instruction, if it is here and undamaged."""
         try:
             content = self._path(message_id).read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
             length = int.from_bytes(content[:_LENGTH_BYTES], "big")
             announced = Begin.FromString(content[_LENGTH_BYTES : _LENGTH_BYTES + length])
             return Assembler(announced, len(content)).add(content[_LENGTH_BYTES + length :])
-        except FileNotFoundError:
-            return None
         except (BadFrame, ValueError):
-            # Damaged by the machine, not by a peer: the instruction is simply carried out again.
-            self.forget(message_id)
             return None
 
+    def holds(self) -> list[str]:
+        """The instructions whose replies are here."""
+        return sorted(path.name for path in self._folder.iterdir() if not path.name.startswith("."))
+
     def forget(self, message_id: str) -> None:
-        """The server has it."""
+        """The reply is no longer needed."""
         self._path(message_id).unlink(missing_ok=True)
+
+    def forget_others(self, message_id: str) -> None:
+        """Keep this reply alone."""
+        for path in self._folder.iterdir():
+            if path != self._path(message_id):
+                path.unlink()
 
     def _path(self, message_id: str) -> Path:
         # A peer chose the id: only its hexadecimal digits may become a file name.

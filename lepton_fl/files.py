@@ -1,0 +1,93 @@
+"""Files that are whole or absent, whatever moment the power fails.
+
+Source: POSIX rename(2) replaces atomically; the file and its folder are synced so that it also does so durably.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lepton_fl.errors import LeptonError
+
+SECRET = 0o600
+READABLE = 0o644
+
+
+class InUse(LeptonError):
+    """Another process works in this home."""
+
+    exit_code = 9
+
+
+def replace_file(path: Path, content: bytes, mode: int = READABLE) -> None:
+    """The file holds `content` and is on disk; a crash leaves what was there before, never a part.
+
+    Args:
+        mode: never wider, not even for a moment; the process's umask may narrow it.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def write_secret(path: Path, content: bytes) -> None:
+    """As `replace_file`, readable by its owner alone."""
+    replace_file(path, content, SECRET)
+
+
+def sync_folder(path: Path) -> None:
+    """Names made, replaced or removed in this folder stay so after a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def only_process(path: Path) -> Iterator[None]:
+    """Hold the lock file as the only process; the kernel lets go of it however this one ends.
+
+    Raises:
+        InUse: another process holds it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, SECRET)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            raise InUse(
+                f"{path.parent} is in use by process {holder or 'unknown'}; nothing was started; stop that one, or "
+                "use another --home"
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_in_use(path: Path) -> bool:
+    """Whether a process holds this lock file now."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
