@@ -36,6 +36,8 @@ seed=N              reproducible, and therefore labelled not private; null: priv
 data.path=FILE      a CSV (also .csv.gz) or Parquet file
 data.dir=DIR        a folder with MNIST's IDX files
 output=DIR          result.json, rounds.jsonl, model.safetensors, learning_curve.png
+device=cpu|cuda|cuda:N|auto
+                    where to compute; auto: the first GPU, else the CPU
 log=text|json       lines for people, or one JSON object a line
 
 exit codes: 0 done, 2 configuration, 3 privacy budget, 4 data, 5 model, 6 no model trained, 130 interrupted

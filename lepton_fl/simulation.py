@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+import torch
+
 from lepton_fl.config import job_number, name_of
 from lepton_fl.federation.client_app import client_app
 from lepton_fl.federation.journal import NoJournal
@@ -18,6 +20,7 @@ from lepton_fl.results.outcome import Outcome
 from lepton_fl.results.terminal import VOICES, Voice
 from lepton_fl.run import Carrier, Names, Prepared, conduct, prepare
 from lepton_fl.tasks.task import DataSource, Loaded, Request
+from lepton_fl.training.device import choose, describe
 
 
 @dataclass
@@ -25,6 +28,7 @@ class SimConfig(RunConfig):
     """Every setting of `lepton-sim`; `conf/sim.yaml` holds the values."""
 
     data: DataSource
+    device: str  # cpu, cuda, cuda:N or auto
 
 
 def register_schemas() -> None:
@@ -34,23 +38,25 @@ def register_schemas() -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """A simulation that can start: the run, and every institution's data."""
+    """A simulation that can start: the run, every institution's data, and where they are computed."""
 
     run: Prepared
     loaded: Loaded
+    device: torch.device
 
 
 def plan(config: SimConfig, names: Names) -> Plan:
     """Load the data and prepare the run; raises `LeptonError` before anything was trained."""
+    device = choose(config.device)
     loaded = config.task.load(Request(config.data, config.holdout, config.institutions))
     institutions = [site.institution for site in loaded.sites]
-    return Plan(prepare(config, names, institutions, config.cohort_size), loaded)
+    return Plan(prepare(config, names, institutions, config.cohort_size), loaded, device)
 
 
 def simulate(planned: Plan, folder: Folder, voice: Voice) -> Outcome:
     """Run every round in this process; raises `TrainingFailed` if no round made a model."""
     # Training works in place; the plan stays as it was, so that it can be simulated again.
-    program = replace(planned.run.program, model=copy.deepcopy(planned.run.program.model))
+    program = replace(planned.run.program, model=copy.deepcopy(planned.run.program.model)).on(planned.device)
     sites = {site.institution: site for site in planned.loaded.sites}
     grid = LocalGrid(client_app(program, sites, InMemory()), planned.run.facts.institutions)
     return conduct(planned.run, Carrier(grid, grid.names, NoJournal(program.randomness)), (folder, voice))
@@ -66,6 +72,8 @@ def run(config: SimConfig) -> None:
     """One `lepton-sim`: plan, then simulate, then say where the results are."""
     voice = VOICES[config.log]()
     planned = plan(config, Names(name_of("task"), name_of("model"), name_of("strategy")))
+    if config.device == "auto":
+        voice.computing_on(describe(planned.device))
     voice.noticed(planned.loaded.warnings)
     path = output_folder(config.output, job_number())
     voice.finished(simulate(planned, Folder(path), voice), str(path))

@@ -13,8 +13,9 @@ import sys
 from collections.abc import Callable
 
 from lepton_client import agent
-from lepton_fl.config import App, run_app
 from lepton_server import run as server
+
+from lepton_fl.config import App, run_app
 
 
 def killing(point: str, number: int) -> Callable[[str], None]:

@@ -68,6 +68,12 @@ MISTAKES: dict[str, tuple[list[str], int, list[str]]] = {
     ),
     "a folder that cannot be written": (["output=/proc/nope", "rounds=1"], CONFIGURATION, ["/proc/nope", "output"]),
     "an unknown log": (["log=yaml"], CONFIGURATION, ["text", "json", "yaml"]),
+    "a GPU that is not there": (
+        ["device=cuda:9999", "data.path=missing.csv"],
+        CONFIGURATION,
+        ["cuda:9999", "nothing was trained", "device=cpu"],
+    ),
+    "a device of no kind": (["device=gpu"], CONFIGURATION, ["gpu", "cuda:N", "auto"]),
     "a cohort larger than the federation": (["cohort_size=9"], CONFIGURATION, ["9", "4 institutions"]),
     "an unknown option": (["--nope"], CONFIGURATION, ["--nope"]),
     "half a setting": (["rounds"], CONFIGURATION, ["rounds"]),
@@ -240,6 +246,20 @@ def test_a_private_run_of_ones_own_table_stays_within_its_budget(tmp_path: Path)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["private"] is True
     assert 0 < result["epsilon"] <= 1.0
+
+
+@pytest.mark.parametrize("log", ["text", "json"])
+def test_a_device_that_was_left_open_is_told(tmp_path: Path, log: str) -> None:
+    done = run(tmp_path, "device=auto", "privacy=none", "rounds=1", "output=out", f"log={log}")
+    assert done.returncode == 0, done.stderr
+    if log == "text":
+        assert [
+            line for line in done.stderr.splitlines() if line.startswith(("device      cpu (", "device      cuda:0 ("))
+        ]
+    else:
+        first = json.loads(done.stdout.splitlines()[0])
+        assert first["event"] == "device"
+        assert first["device"].startswith(("cpu (", "cuda:0 ("))
 
 
 PRINTED = """

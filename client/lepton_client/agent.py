@@ -17,6 +17,7 @@ from types import FrameType
 from typing import NoReturn
 
 import grpc
+import torch
 from cryptography import x509
 
 from lepton_client.home import Home, find, open_home
@@ -34,6 +35,7 @@ from lepton_fl.link.frames import LARGEST_TERMS, PROTOCOL, Assembler, Parts
 from lepton_fl.link.spool import Spool
 from lepton_fl.privacy.units import RecordPrivacy
 from lepton_fl.tasks.task import DataSource, Request
+from lepton_fl.training.device import choose, describe
 from lepton_fl.training.examples import Site
 from lepton_fl.v1.federation_pb2 import Held, Hello, Welcome
 
@@ -60,6 +62,7 @@ class AgentConfig:
     home: str | None  # null: LEPTON_HOME, else ~/.lepton/client
     data: DataSource
     limits: Limits
+    device: str  # cpu, cuda, cuda:N or auto
 
 
 def register_schemas() -> None:
@@ -85,6 +88,15 @@ class Refused(LeptonError):
 
 
 @dataclass(frozen=True)
+class Own:
+    """What is this institution's, and no operator's to choose."""
+
+    source: DataSource
+    limits: Limits
+    device: torch.device
+
+
+@dataclass(frozen=True)
 class Job:
     """The run this institution takes part in."""
 
@@ -99,8 +111,8 @@ class Job:
 class Agent:
     """Answers instructions with this institution's data."""
 
-    def __init__(self, home: Home, source: DataSource, limits: Limits, reached: Reached) -> None:
-        self._home, self._source, self._limits, self._reached = home, source, limits, reached
+    def __init__(self, home: Home, own: Own, reached: Reached) -> None:
+        self._home, self._own, self._reached = home, own, reached
         self._spool = Spool(home.path / "spool")
         self._job: Job | None = None
         self._partial: Assembler | None = None
@@ -143,14 +155,14 @@ class Agent:
         if len(welcome.terms) > LARGEST_TERMS:
             raise ConfigError("the terms of the run are too long; nothing was trained; tell the operator")
         terms = from_json(welcome.terms)
-        _refuse_beyond(self._limits, terms)
-        site = _own_site(terms.task.load(Request(self._source, terms.holdout, None)).sites, self._home.institution)
-        made = program(terms, welcome.institutions)
+        _refuse_beyond(self._own.limits, terms)
+        site = _own_site(terms.task.load(Request(self._own.source, terms.holdout, None)).sites, self._home.institution)
+        made = program(terms, welcome.institutions).on(self._own.device)
         enter_run(welcome.run_id)
         context = Context(welcome.run_id, welcome.node_id, {"institution": site.institution}, RecordDict(), {})
         spent = OnDisk(self._home.path / "rounds", welcome.run_id)
         app = client_app(made, {site.institution: site}, spent)
-        self._job = Job(welcome.run_id, welcome.node_id, app, context, spent, self._limits.exact_counts)
+        self._job = Job(welcome.run_id, welcome.node_id, app, context, spent, self._own.limits.exact_counts)
         privacy = terms.privacy
         promise = (
             f"per {privacy.unit}, epsilon {privacy.epsilon:g} at delta {privacy.delta:g}"
@@ -263,10 +275,13 @@ def run(config: AgentConfig, reached: Reached = _nothing) -> None:
     Args:
         reached: told each of `POINTS` as it is passed.
     """
+    device = choose(config.device)
     home = open_home(find(config.home))
+    if config.device == "auto":
+        _say(f"device      {describe(device)}")
     signal.signal(signal.SIGTERM, _stop)
     with only_process(home.lock):
-        _serve_run_after_run(Agent(home, config.data, config.limits, reached), home)
+        _serve_run_after_run(Agent(home, Own(config.data, config.limits, device), reached), home)
 
 
 def _serve_run_after_run(agent: Agent, home: Home) -> NoReturn:

@@ -1,17 +1,25 @@
-"""`lepton-client check`: the data against the task, through the very function that training uses.
+"""`lepton-client check`: whether a run could start here, as far as this machine can tell.
 
-What it prints is exact and stays on this machine: it is for the person who may see the data.
+The data goes through the very function that training uses. What is printed is exact and stays on this machine:
+it is for the person who may see the data.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
 
+from lepton_client import sections
+from lepton_client.agent import Limits
+from lepton_client.home import Home, find, open_home
+from lepton_client.sections import Section
 from lepton_fl import tasks
 from lepton_fl.config import name_of, register, register_table
 from lepton_fl.errors import ConfigError
@@ -19,6 +27,7 @@ from lepton_fl.tasks.schema import plain
 from lepton_fl.tasks.split import HoldOut
 from lepton_fl.tasks.tabular import Examined, Tabular, examine
 from lepton_fl.tasks.task import DataSource, Request, Task
+from lepton_fl.training.device import choose, devices_seen
 
 
 @dataclass
@@ -28,6 +37,9 @@ class CheckConfig:
     task: Task
     data: DataSource
     holdout: HoldOut
+    home: str | None  # null: LEPTON_HOME, else ~/.lepton/client
+    device: str  # cpu, cuda, cuda:N or auto
+    limits: Limits
     log: str  # text or json
 
     def __post_init__(self) -> None:
@@ -112,16 +124,37 @@ def lines(findings: Findings, label: str) -> Iterator[str]:
         group = f"{row.column} {row.group}".strip()
         yield f"{label:<11.11} {group:<24.24} {row.positive:>8} of {row.records} ({row.positive / row.records:.1%})"
     yield from (f"warning     {warning}" for warning in findings.warnings)
-    yield "ready       this table can be trained on; nothing left this machine"
+
+
+def beside_the_data(config: CheckConfig, device: torch.device) -> Iterator[Section]:
+    """Every other section, in the order of the report; here is the place for one more."""
+    home = _enrolled(find(config.home))
+    folder = home.path.resolve() if home is not None else Path.cwd()
+    yield sections.leaves(config.limits)
+    yield sections.device(devices_seen(), config.device, device)
+    yield sections.disk(folder, shutil.disk_usage(folder).free, home.institution if home is not None else None)
+
+
+def _enrolled(path: Path) -> Home | None:
+    """The home, or None before enrolment: a check may come first."""
+    try:
+        return open_home(path)
+    except ConfigError:
+        return None
 
 
 def run(config: CheckConfig) -> None:
     """One `lepton-client check`."""
     if not isinstance(config.task, Tabular):
         raise ConfigError("only tabular tasks have a table to check; nothing was read; choose another task")
+    device = choose(config.device)
     findings = check(config.task, config.holdout, config.data, name_of("task"))
+    others = list(beside_the_data(config, device))
     if config.log == "json":
-        sys.stdout.write(json.dumps(asdict(findings)) + "\n")
+        told = asdict(findings) | {section.name: section.content for section in others}
+        sys.stdout.write(json.dumps(told) + "\n")
         return
     label = f"{config.task.label.column}={config.task.label.values[-1]}"
-    sys.stdout.writelines(f"{line}\n" for line in lines(findings, label))
+    report = [*lines(findings, label), *(line for section in others for line in section.lines)]
+    sys.stdout.writelines(f"{line}\n" for line in report)
+    sys.stdout.write("ready       this table can be trained on; nothing left this machine\n")

@@ -20,9 +20,10 @@ usage: lepton-client VERB ...
 
   lepton-client enroll INVITATION [--home DIR]
                             join a federation: makes a key here, gets a certificate for it
-  lepton-client check task=heart data.path=FILE [--config-dir DIR]
+  lepton-client check task=heart data.path=FILE [--config-dir DIR] [--home DIR]
                             the data against the task: rows that can be used, cells missing per column, values
-                            clipped, unknown categories, balance of the label. Nothing leaves this machine.
+                            clipped, unknown categories, balance of the label per sensitive group; then what would
+                            leave in a run, the GPU seen, room on the disk. Nothing leaves this machine.
   lepton-client run data.path=FILE [--home DIR]
                             connect, and train whenever a run asks, until stopped
 
@@ -30,6 +31,8 @@ task=      {task}
 
 --home DIR          the institution's folder; else LEPTON_HOME, else ~/.lepton/client
 data.path=FILE      a CSV (also .csv.gz) or Parquet file
+device=cpu|cuda|cuda:N|auto
+                    where to compute; auto: the first GPU, else the CPU
 limits.epsilon=N    the most epsilon a run may cost here (and .delta); a run that asks for more is refused
 limits.not_private=true limits.exact_counts=true
                     for public data only: seeded or unprotected runs, and exact hold-out counts, too

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from lepton_fl.training.device import device_of
 from lepton_fl.training.examples import Examples, per_record_loss
 
 SCORE_BINS = 1000
@@ -43,11 +44,11 @@ def table_shape(outputs: int) -> tuple[int, int]:
 def count(model: nn.Module, examples: Examples, outputs: int, physical_batch: int) -> Counts:
     """Score every record with the model as it is, without learning from it."""
     table = np.zeros(table_shape(outputs), dtype=np.int64)
-    loss_sum = 0.0
+    loss_sum, device = 0.0, device_of(model)
     model.eval()
     with torch.inference_mode():
         for index in torch.arange(len(examples)).split(physical_batch) if len(examples) else ():
-            part = examples.at(index)
+            part = examples.at(index).to(device)
             logits = model(part.features)
             losses = per_record_loss(logits, part.labels).double().nan_to_num(nan=LARGEST_LOSS)
             loss_sum += float(losses.clamp(max=LARGEST_LOSS).sum())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
+from lepton_fl.errors import ConfigError
 from lepton_fl.evaluation.counts import count
 from lepton_fl.federation.arrays import load_arrays, to_arrays
 from lepton_fl.flower import ClientApp, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -16,6 +17,7 @@ from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.privacy.rounds_spent import RoundsSpent, begin_round
 from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY
 from lepton_fl.training.clipped_sum import OpacusClippedSum
+from lepton_fl.training.device import device_of, full_precision, layers_seeded
 from lepton_fl.training.examples import Site
 from lepton_fl.training.local import LocalTask
 from lepton_fl.training.plain import train_plainly
@@ -35,6 +37,20 @@ class ClientProgram:
     mechanism: Mechanism | None  # None under privacy=none
     rounds: int  # that the noise was made for
     randomness: Randomness
+
+    def on(self, device: torch.device) -> ClientProgram:
+        """The same program with its model moved to that device; training and counting follow it there.
+
+        Raises:
+            ConfigError: the device is there and cannot be used, say because its memory is full.
+        """
+        try:
+            return replace(self, model=self.model.to(device))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0][:200]
+            raise ConfigError(
+                f"the model cannot be moved to {device} ({reason}); nothing was trained; choose device=cpu"
+            ) from error
 
 
 def client_app(program: ClientProgram, sites: Mapping[str, Site], spent: RoundsSpent) -> ClientApp:
@@ -61,9 +77,8 @@ def answer_training(program: ClientProgram, site: Site, message: Message, spent:
     load_arrays(program.model, message.content.array_records["arrays"])
     task = _local_task(program, site, message.content.config_records["config"])
     begin_round(spent, site.institution, task.round, program.rounds)
-    with torch.random.fork_rng(devices=[]):
-        # Layers that draw (dropout) use torch's own generator; this keeps them apart and repeatable.
-        torch.manual_seed(task.randomness.stream("layers").integer())
+    device, seed = device_of(program.model), task.randomness.stream("layers").integer()
+    with layers_seeded(seed, device), full_precision(device):
         if program.mechanism is not None:
             train_privately(program.model, site.train, program.training, program.mechanism, OpacusClippedSum(), task)
             metrics = MetricRecord({WEIGHT_KEY: DECLARED_WEIGHT})
@@ -77,7 +92,8 @@ def answer_training(program: ClientProgram, site: Site, message: Message, spent:
 def answer_evaluation(program: ClientProgram, site: Site, message: Message) -> Message:
     """Count the hold-out under the message's model."""
     load_arrays(program.model, message.content.array_records["arrays"])
-    counts = count(program.model, site.holdout, program.outputs, program.training.physical_batch)
+    with full_precision(device_of(program.model)):
+        counts = count(program.model, site.holdout, program.outputs, program.training.physical_batch)
     metrics = MetricRecord(
         {WEIGHT_KEY: counts.records, "loss-sum": counts.loss_sum, "counts": counts.table.ravel().tolist()}
     )

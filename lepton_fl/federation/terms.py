@@ -22,6 +22,7 @@ from lepton_fl.strategies.strategy import Strategy
 from lepton_fl.tasks.split import HoldOut
 from lepton_fl.tasks.task import Task
 from lepton_fl.training.clipped_sum import OpacusClippedSum, refuse_coupled_records
+from lepton_fl.training.device import layers_seeded
 from lepton_fl.training.private import Mechanism
 from lepton_fl.training.settings import Training
 
@@ -84,8 +85,7 @@ def program(terms: Terms, institutions: int) -> ClientProgram:
     import torch
 
     shape, randomness = terms.task.shape(), Randomness(terms.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(randomness.stream("model").integer())
+    with layers_seeded(randomness.stream("model").integer(), torch.device("cpu")):
         model = terms.model.build(shape)
     mechanism = None
     if isinstance(terms.privacy, RecordPrivacy):

@@ -19,6 +19,9 @@ from lepton_fl.results.outcome import Claim, Facts, Outcome, privacy_as_json, re
 class Voice(Protocol):
     """Says what happens, as it happens."""
 
+    def computing_on(self, device: str) -> None:
+        """Which device was taken, where that was left open."""
+
     def noticed(self, warnings: Iterable[object]) -> None:
         """Something in the data was mended."""
 
@@ -43,6 +46,10 @@ class JsonVoice:
 
     def __init__(self) -> None:
         self._claim: Claim | None = None
+
+    def computing_on(self, device: str) -> None:
+        """See `Voice`."""
+        self._say({"event": "device", "device": device})
 
     def noticed(self, warnings: Iterable[object]) -> None:
         """See `Voice`."""
@@ -94,6 +101,10 @@ class PlainVoice:
         self._facts: Facts | None = None
         self._write = _write_line
         self._advance = _nothing
+
+    def computing_on(self, device: str) -> None:
+        """See `Voice`."""
+        sys.stderr.write(f"device      {device}\n")
 
     def noticed(self, warnings: Iterable[object]) -> None:
         """See `Voice`."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lepton_fl.errors import UnsupportedModel
+from lepton_fl.training.device import device_of
 from lepton_fl.training.examples import Examples, per_record_loss
 
 _LARGEST_NORM = 1e18  # times the clipping norm; a record beyond is broken
@@ -142,11 +143,13 @@ def _add_clipped(gradients: list[Tensor], clipping_norm: float, out: Tensor) -> 
         for gradient in gradients:
             gradient[bad] = 0.0
         norms = torch.where(bad, torch.zeros_like(norms), norms)
-    factors = (clipping_norm / norms.clamp(min=clipping_norm)).float()
+    # A GPU may round a float32 product to 10 bits (TF32), which `noise.clip_target` sets nothing aside for.
+    precision = torch.float32 if out.device.type == "cpu" else torch.float64
+    factors = (clipping_norm / norms.clamp(min=clipping_norm)).to(precision)
     start = 0
     for gradient in gradients:
         size = gradient.shape[1]
-        out[start : start + size] += (factors @ gradient).double()
+        out[start : start + size] += (factors @ gradient.to(precision)).double()
         start += size
 
 
@@ -155,7 +158,7 @@ def refuse_coupled_records(model: nn.Module, features: tuple[int, ...]) -> None:
 
     Opacus knows the layers that do this by type; a layer of one's own is found out by trying, on random records.
     """
-    batch = torch.rand(4, *features, generator=torch.Generator().manual_seed(0))
+    batch = torch.rand(4, *features, generator=torch.Generator().manual_seed(0)).to(device_of(model))
     was_training = model.training
     model.eval()
     with torch.no_grad():

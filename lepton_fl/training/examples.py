@@ -22,6 +22,10 @@ class Examples:
         """The records at these positions, int64 [m], in this order."""
         return Examples(self.features.index_select(0, index), self.labels.index_select(0, index))
 
+    def to(self, device: torch.device) -> Examples:
+        """The same records on that device; no copy where they are there already."""
+        return Examples(self.features.to(device), self.labels.to(device))
+
 
 @dataclass(frozen=True)
 class Site:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lepton_fl.privacy.randomness import Stream
+from lepton_fl.training.device import device_of
 from lepton_fl.training.examples import Examples, per_record_loss
 from lepton_fl.training.local import LocalTask, ProximalPull
 from lepton_fl.training.settings import Training
@@ -22,10 +23,10 @@ def train_plainly(model: nn.Module, examples: Examples, training: Training, task
     optimizer = training.optimizer(model, task.round)
     pull = ProximalPull(model, task.proximal_mu)
     batches = _batches(len(examples), training.sampling_rate, task.randomness.stream("batches"))
-    losses, seen = 0.0, 0
+    losses, seen, device = 0.0, 0, device_of(model)
     model.train()
     for _ in range(training.local_steps):
-        batch = examples.at(next(batches))
+        batch = examples.at(next(batches)).to(device)
         optimizer.zero_grad()
         loss = per_record_loss(model(batch.features), batch.labels).mean()
         loss.backward()

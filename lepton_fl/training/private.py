@@ -88,7 +88,8 @@ def take_step(
     target = clip_target(mechanism.clipping_norm, mechanism.stddev, out.numel())
     drawn = torch.from_numpy(draws.sampling.bernoulli(len(examples), mechanism.sampling_rate)).nonzero()[:, 0]
     for part in drawn.split(physical_batch) if len(drawn) else ():
-        engine.add(examples.at(part), target, out)
+        # Records stay in the CPU's memory until drawn: a GPU holds one physical batch of them.
+        engine.add(examples.at(part).to(out.device), target, out)
     add_noise(out, mechanism.stddev, draws.noise)
     return out
 
