@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ from lepton_fl.config import config_dir
 from lepton_fl.federation.arrays import to_arrays
 from lepton_fl.federation.client_app import ClientProgram, answer_evaluation, answer_training
 from lepton_fl.flower import ConfigRecord, Message, RecordDict, enter_run
+from lepton_fl.link.certificates import (
+    new_authority,
+    new_key,
+    request_certificate,
+    sign_institution,
+    to_pem,
+    write_key,
+)
 from lepton_fl.models.logistic import Logistic
 from lepton_fl.models.shape import Shape
 from lepton_fl.privacy.randomness import Randomness
@@ -76,10 +85,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "table.csv").write_text(text + "\n")
     (folder / "my" / "task").mkdir(parents=True)
     (folder / "my" / "task" / "pressure.yaml").write_text(TASK)
-    home = Home(folder / "north", "North Hospital", ("fl.example.org:1",))
-    home.path.mkdir()
-    save(home, b"", b"")
+    enrolled(Home(folder / "north", "North Hospital", ("127.0.0.1:1",)))
     return folder
+
+
+def enrolled(home: Home) -> None:
+    """A home as enrolment leaves it; at its address nobody listens."""
+    home.path.mkdir()
+    authority, key = new_authority("cardiology", datetime.now(UTC)), new_key()
+    signed = sign_institution(authority, request_certificate(key), home.institution, datetime.now(UTC))
+    write_key(home.key, key)
+    save(home, to_pem(authority.certificate), to_pem(signed))
 
 
 CHECK = ("check", "--config-dir", "my", "task=pressure", "data.path=table.csv")
@@ -91,6 +107,24 @@ def report(folder: Path) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def test_the_link_is_looked_at_in_the_order_in_which_to_mend_it(report: dict[str, Any]) -> None:
+    states = {one["name"]: one["state"] for one in report["link"]}
+    assert list(states)[:5] == ["key", "certificate", "ca", "validity", "purpose"]
+    assert {states[name] for name in list(states)[:5]} == {"ok"}
+    assert states["server"] == "warning"  # it listens only while a run is under way
+
+
+def test_a_home_that_could_not_take_part_fails_the_check_after_the_whole_report(folder: Path) -> None:
+    home = Home(folder / "open", "North Hospital", ("127.0.0.1:1",))
+    enrolled(home)
+    home.key.chmod(0o644)
+    done = call(folder, *CHECK, "--home", "open")
+    assert done.returncode == 7
+    assert "can be read by others" in done.stderr
+    assert "rows        100 in the file" in done.stdout
+    assert "ready" not in done.stdout
 
 
 def test_the_report_counts_everything_that_had_to_be_mended(report: dict[str, Any]) -> None:
@@ -114,7 +148,7 @@ def test_the_report_has_the_balance_of_the_label_in_each_sensitive_group(report:
 def test_the_report_for_machines_has_every_section(report: dict[str, Any], folder: Path) -> None:
     assert set(report) == {
         *("task", "rows", "usable", "held_out", "institutions", "missing", "balance", "warnings"),
-        *("leaves", "device", "disk"),
+        *("link", "leaves", "device", "disk"),
     }
     assert report["leaves"] == sections.leaves(CAREFUL).content
     assert report["device"]["chosen"] == "cpu"
@@ -131,7 +165,7 @@ def test_the_report_for_people_has_every_section_and_ends_with_ready(folder: Pat
     lines = done.stdout.splitlines()
     words = list(dict.fromkeys(line.split()[0] for line in lines))
     assert words == ["task", "rows", "missing", "ill=yes", "warning", "leaves", "device", "disk", "ready"]
-    assert lines[-1] == "ready       this table can be trained on; nothing left this machine"
+    assert lines[-1] == "ready       this table can be trained on; nothing of it left this machine"
     assert any("not enrolled yet" in line and "lepton-client enroll" in line for line in lines)
     assert str(folder.resolve()) in next(line for line in lines if line.startswith("disk"))
 

@@ -21,6 +21,7 @@ import torch
 from cryptography import x509
 
 from lepton_client.home import Home, find, open_home
+from lepton_client.renewal import HOURLY, kept_renewed
 from lepton_client.rounds import OnDisk
 from lepton_client.stream import Acknowledged, Ended, Instruction, Stream
 from lepton_fl.config import register
@@ -302,7 +303,7 @@ def _connect(agent: Agent, home: Home, address: str) -> Ended:
     ca, key, certificate = home.credentials()
     _refuse_expired(certificate)
     credentials = grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=certificate)
-    with grpc.secure_channel(address, credentials) as channel:
+    with grpc.secure_channel(address, credentials) as channel, kept_renewed(channel, home, HOURLY):
         ended = agent.connect(channel)
     if ended.code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.FAILED_PRECONDITION):
         raise Refused(f"the server at {address} refused: {ended.detail}; nothing more was sent; ask the operator")
@@ -317,6 +318,8 @@ def _news(ended: Ended, address: str) -> str:
         return f"{ended.detail}; waiting for the next"
     if ended.code == grpc.StatusCode.UNAVAILABLE and "CERTIFICATE_VERIFY_FAILED" in ended.detail:
         return f"whoever answers at {address} is not this federation's server; nothing was sent; trying on"
+    if ended.code == grpc.StatusCode.UNAUTHENTICATED:
+        return f"the server at {address} closed the stream: {ended.detail}; trying on by itself"
     return f"no connection to {address}; trying on by itself"
 
 

@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ import torch
 from lepton_client import sections
 from lepton_client.agent import Limits
 from lepton_client.home import Home, find, open_home
+from lepton_client.preflight import NotReady, preflight
+from lepton_client.preflight import lines as preflight_lines
 from lepton_client.sections import Section
 from lepton_fl import tasks
 from lepton_fl.config import name_of, register, register_table
@@ -126,9 +129,8 @@ def lines(findings: Findings, label: str) -> Iterator[str]:
     yield from (f"warning     {warning}" for warning in findings.warnings)
 
 
-def beside_the_data(config: CheckConfig, device: torch.device) -> Iterator[Section]:
-    """Every other section, in the order of the report; here is the place for one more."""
-    home = _enrolled(find(config.home))
+def beside_the_data(config: CheckConfig, device: torch.device, home: Home | None) -> Iterator[Section]:
+    """Every section that needs neither the data nor the network, in the order of the report."""
     folder = home.path.resolve() if home is not None else Path.cwd()
     yield sections.leaves(config.limits)
     yield sections.device(devices_seen(), config.device, device)
@@ -149,12 +151,25 @@ def run(config: CheckConfig) -> None:
         raise ConfigError("only tabular tasks have a table to check; nothing was read; choose another task")
     device = choose(config.device)
     findings = check(config.task, config.holdout, config.data, name_of("task"))
-    others = list(beside_the_data(config, device))
+    home = _enrolled(find(config.home))
+    link = [] if home is None else preflight(home, datetime.now(UTC))
+    others = [
+        Section("link", [asdict(one) for one in link], tuple(preflight_lines(link))),
+        *beside_the_data(config, device, home),
+    ]
+    failed = [one.sentence for one in link if one.state == "failed"]
     if config.log == "json":
         told = asdict(findings) | {section.name: section.content for section in others}
         sys.stdout.write(json.dumps(told) + "\n")
+        _refuse_unready(failed)
         return
     label = f"{config.task.label.column}={config.task.label.values[-1]}"
     report = [*lines(findings, label), *(line for section in others for line in section.lines)]
     sys.stdout.writelines(f"{line}\n" for line in report)
-    sys.stdout.write("ready       this table can be trained on; nothing left this machine\n")
+    _refuse_unready(failed)
+    sys.stdout.write("ready       this table can be trained on; nothing of it left this machine\n")
+
+
+def _refuse_unready(failed: list[str]) -> None:
+    if failed:
+        raise NotReady(f"{failed[0]}; nothing of the data was sent; mend it, then check again")

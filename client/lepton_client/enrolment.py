@@ -8,13 +8,12 @@ from typing import Any
 
 import grpc
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from lepton_client.home import Home, save
+from lepton_client.certificate_check import checked
+from lepton_client.home import Home, open_home, save
 from lepton_fl.errors import ConfigError, LeptonError
 from lepton_fl.link.certificates import (
-    institution_uri,
+    BadCertificate,
     key_hash,
     new_key,
     read_key,
@@ -42,11 +41,11 @@ def enroll(invitation: Invitation, path: Path, now: datetime) -> Home:
     key and gets the same certificate.
 
     Raises:
-        ConfigError: there is an enrolled home already.
+        ConfigError: there is an enrolled home already, unless it is this institution's and its certificate ended.
         EnrolmentFailed: with what to do; the invitation stays usable unless the server says otherwise.
     """
     if (path / "client.json").exists():
-        raise ConfigError(f"{path} is enrolled already; nothing was sent; use another --home for another federation")
+        _refuse_enrolled(invitation, path, now)
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -105,22 +104,34 @@ def _sentence(error: Any, address: str) -> str:
 
 
 def _checked(reply: EnrollReply, invitation: Invitation, identity: bytes, now: datetime) -> x509.Certificate:
-    """The certificate, if it is for our key, from the invitation's CA, for a client, and valid now."""
+    """The certificate, if it is ours; see `certificate_check.checked`."""
+    ours = (invitation.institution, identity)
     try:
-        certificate = x509.load_pem_x509_certificate(reply.certificate)
-        certificate.verify_directly_issued_by(invitation.ca_certificate)
-        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-        is_ours = key_hash(certificate.public_key()) == identity and uris == [institution_uri(invitation.institution)]
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
-        raise EnrolmentFailed("the server's answer is not a certificate of its CA; tell the operator") from error
-    if not is_ours or ExtendedKeyUsageOID.CLIENT_AUTH not in usage or not reply.addresses:
-        raise EnrolmentFailed("the server's certificate is not for this institution and its key; tell the operator")
-    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
-        raise EnrolmentFailed(
-            f"the certificate is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} to "
-            f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; this machine says {now:%Y-%m-%d %H:%M}; "
-            "set the clock, then run the same command again"
-        )
+        certificate = checked(reply.certificate, invitation.ca_certificate, ours, now)
+    except BadCertificate as error:
+        raise EnrolmentFailed(str(error)) from error
+    if not reply.addresses:
+        raise EnrolmentFailed("the server named no address of the federation; tell the operator")
     return certificate
+
+
+def _refuse_enrolled(invitation: Invitation, path: Path, now: datetime) -> None:
+    """Raise unless the home's certificate has ended and this invitation is for the same place in the same federation.
+
+    Such a home keeps its key, and with it its place; everything else stays as it is until the answer is there.
+    """
+    try:
+        home = open_home(path)
+        ca = x509.load_pem_x509_certificate(home.ca.read_bytes())
+        end = x509.load_pem_x509_certificate(home.certificate.read_bytes()).not_valid_after_utc
+    except (ConfigError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} is enrolled already; nothing was sent; it is damaged, so restore it from a backup"
+        ) from error
+    if (home.institution, ca) != (invitation.institution, invitation.ca_certificate):
+        raise ConfigError(f"{path} is enrolled already; nothing was sent; use another --home for another federation")
+    if now < end:
+        raise ConfigError(
+            f"{path} is enrolled already; nothing was sent; its certificate lasts until {end:%Y-%m-%d %H:%M} UTC and "
+            "renews by itself"
+        )

@@ -32,14 +32,20 @@ class Home:
         """Held by the one process that serves this institution."""
         return self.path / "client.lock"
 
+    @property
+    def certificate(self) -> Path:
+        """The institution's certificate; replaced as a whole when it renews."""
+        return self.path / "institution.pem"
+
+    @property
+    def ca(self) -> Path:
+        """The one CA this institution trusts."""
+        return self.path / "ca.pem"
+
     def credentials(self) -> tuple[bytes, bytes, bytes]:
         """CA certificate, private key, own certificate; PEM. Raises `BadCertificate` if others can read the key."""
         read_key(self.key)
-        return (
-            (self.path / "ca.pem").read_bytes(),
-            self.key.read_bytes(),
-            (self.path / "institution.pem").read_bytes(),
-        )
+        return self.ca.read_bytes(), self.key.read_bytes(), self.certificate.read_bytes()
 
 
 def find(path: str | None) -> Path:
@@ -60,7 +66,7 @@ def open_home(path: Path) -> Home:
 
 def save(home: Home, ca: bytes, certificate: bytes) -> None:
     """Write what enrolment brought; `client.json` last, so that where it stands, everything does."""
-    write_secret(home.path / "ca.pem", ca)
-    write_secret(home.path / "institution.pem", certificate)
+    write_secret(home.ca, ca)
+    write_secret(home.certificate, certificate)
     content = {"institution": home.institution, "addresses": list(home.addresses)}
     write_secret(home.path / "client.json", (json.dumps(content, indent=2) + "\n").encode())

@@ -111,3 +111,35 @@ class Goodbye(_message.Message):
     reason: str
     stay_away: bool
     def __init__(self, reason: _Optional[str] = ..., stay_away: bool = ...) -> None: ...
+
+class RenewRequest(_message.Message):
+    __slots__ = ("certificate_request",)
+    CERTIFICATE_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    certificate_request: bytes
+    def __init__(self, certificate_request: _Optional[bytes] = ...) -> None: ...
+
+class RenewReply(_message.Message):
+    __slots__ = ("certificate",)
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    def __init__(self, certificate: _Optional[bytes] = ...) -> None: ...
+
+class ProbeRequest(_message.Message):
+    __slots__ = ("protocol", "lepton_version")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    LEPTON_VERSION_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    lepton_version: str
+    def __init__(self, protocol: _Optional[int] = ..., lepton_version: _Optional[str] = ...) -> None: ...
+
+class ProbeReply(_message.Message):
+    __slots__ = ("institution", "protocol", "lepton_version", "server_time")
+    INSTITUTION_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    LEPTON_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SERVER_TIME_FIELD_NUMBER: _ClassVar[int]
+    institution: str
+    protocol: int
+    lepton_version: str
+    server_time: float
+    def __init__(self, institution: _Optional[str] = ..., protocol: _Optional[int] = ..., lepton_version: _Optional[str] = ..., server_time: _Optional[float] = ...) -> None: ...

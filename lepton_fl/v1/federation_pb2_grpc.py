@@ -39,6 +39,16 @@ class FederationStub(object):
                 request_serializer=lepton__fl_dot_v1_dot_federation__pb2.ClientFrame.SerializeToString,
                 response_deserializer=lepton__fl_dot_v1_dot_federation__pb2.ServerFrame.FromString,
                 _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/lepton_fl.v1.Federation/Renew',
+                request_serializer=lepton__fl_dot_v1_dot_federation__pb2.RenewRequest.SerializeToString,
+                response_deserializer=lepton__fl_dot_v1_dot_federation__pb2.RenewReply.FromString,
+                _registered_method=True)
+        self.Probe = channel.unary_unary(
+                '/lepton_fl.v1.Federation/Probe',
+                request_serializer=lepton__fl_dot_v1_dot_federation__pb2.ProbeRequest.SerializeToString,
+                response_deserializer=lepton__fl_dot_v1_dot_federation__pb2.ProbeReply.FromString,
+                _registered_method=True)
 
 
 class FederationServicer(object):
@@ -50,6 +60,20 @@ class FederationServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Renew(self, request, context):
+        """A newer certificate for the very key that this connection was opened with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Probe(self, request, context):
+        """Changes nothing: is this certificate a member's, do the versions fit, what time is it there?
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FederationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -57,6 +81,16 @@ def add_FederationServicer_to_server(servicer, server):
                     servicer.Connect,
                     request_deserializer=lepton__fl_dot_v1_dot_federation__pb2.ClientFrame.FromString,
                     response_serializer=lepton__fl_dot_v1_dot_federation__pb2.ServerFrame.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=lepton__fl_dot_v1_dot_federation__pb2.RenewRequest.FromString,
+                    response_serializer=lepton__fl_dot_v1_dot_federation__pb2.RenewReply.SerializeToString,
+            ),
+            'Probe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Probe,
+                    request_deserializer=lepton__fl_dot_v1_dot_federation__pb2.ProbeRequest.FromString,
+                    response_serializer=lepton__fl_dot_v1_dot_federation__pb2.ProbeReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,6 +120,60 @@ class Federation(object):
             '/lepton_fl.v1.Federation/Connect',
             lepton__fl_dot_v1_dot_federation__pb2.ClientFrame.SerializeToString,
             lepton__fl_dot_v1_dot_federation__pb2.ServerFrame.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton_fl.v1.Federation/Renew',
+            lepton__fl_dot_v1_dot_federation__pb2.RenewRequest.SerializeToString,
+            lepton__fl_dot_v1_dot_federation__pb2.RenewReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Probe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton_fl.v1.Federation/Probe',
+            lepton__fl_dot_v1_dot_federation__pb2.ProbeRequest.SerializeToString,
+            lepton__fl_dot_v1_dot_federation__pb2.ProbeReply.FromString,
             options,
             channel_credentials,
             insecure,

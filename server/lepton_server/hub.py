@@ -11,31 +11,39 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
-from cryptography import x509
 
 from lepton_fl.errors import LeptonError
 from lepton_fl.flower import Message
 from lepton_fl.link import frames
 from lepton_fl.link.certificates import key_hash
 from lepton_fl.link.frames import LARGEST_ENVELOPE, Assembler, BadFrame, Parts
-from lepton_fl.v1.federation_pb2 import Begin, ClientFrame, Hello, ServerFrame, Welcome
+from lepton_fl.v1.federation_pb2 import (
+    Begin,
+    ClientFrame,
+    Hello,
+    ProbeReply,
+    ProbeRequest,
+    RenewReply,
+    RenewRequest,
+    ServerFrame,
+    Welcome,
+)
 from lepton_fl.v1.federation_pb2_grpc import FederationServicer
 from lepton_server import supervision
+from lepton_server.disk import Disk, Records
 from lepton_server.journal import Inbox
 from lepton_server.owing import Owing, owed_by
-from lepton_server.presence import Presence
+from lepton_server.renewal import NOT_A_MEMBERS, Renewal, peer_certificate
 from lepton_server.session import Session, Upload, acknowledgement, frames_of, goodbye, heartbeat
-from lepton_server.store import Store
 
 _log = logging.getLogger(__name__)
 _HELLO_S = 10.0
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -58,28 +66,18 @@ class RunTerms:
     open_inbox: Callable[[], Inbox]
 
 
-@dataclass(frozen=True)
-class Records:
-    """Connections to the operator's database, for the one thread that uses them."""
-
-    store: Store
-    presence: Presence
-
-
 class Hub(FederationServicer):
     """Every stream, and what is owed on it."""
 
-    def __init__(self, open_records: Callable[[], Records], limits: Limits) -> None:
+    def __init__(self, open_records: Callable[[], Records], limits: Limits, renewal: Renewal) -> None:
         self.limits = limits
         self.owing = Owing(limits.grace_s)
         self.sessions: dict[int, Session] = {}  # changed in the event loop, with owing.changed held
         self.problem: LeptonError | None = None  # for the strategy's thread to raise
-        self._open_records = open_records
+        self._renewal, self._now = renewal, renewal.clock
         self._run: RunTerms | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        # What blocks on the disk does so in one thread, in order, with connections of its own.
-        self._disk = ThreadPoolExecutor(1, "disk")
-        self._opened: Records | None = None
+        self._disk = Disk(open_records)
         self._inbox: Inbox | None = None
         self._known: dict[int, str] = {}  # who was connected since this process began
 
@@ -87,7 +85,7 @@ class Hub(FederationServicer):
 
     def begin_run(self, run: RunTerms) -> None:
         """Tell every connected institution of the run, and each one that connects later."""
-        self._inbox = self._disk.submit(run.open_inbox).result()
+        self._inbox = self._disk.wait(run.open_inbox)
         with self.owing.changed:
             self._run = run
             sessions = list(self.sessions.values())
@@ -109,7 +107,7 @@ class Hub(FederationServicer):
         if run is None or inbox is None:
             raise RuntimeError("no run has begun")
         owed = owed_by(node_id, run.run_id, message, parts)
-        taken = self._disk.submit(inbox.find, owed.message_id).result()
+        taken = self._disk.wait(lambda: inbox.find(owed.message_id))
         if taken is not None:
             self.owing.put(owed.message_id, owed.decoded(taken))
             return owed.message_id
@@ -143,15 +141,14 @@ class Hub(FederationServicer):
         """Nothing of the hub runs any more."""
         self._supervisor.cancel()
         await asyncio.gather(self._supervisor, return_exceptions=True)
-        await asyncio.get_running_loop().run_in_executor(self._disk, self._close_records)
-        self._disk.shutdown(wait=False)
+        await self._disk.close()
 
     async def Connect(self, request_iterator: AsyncIterator[ClientFrame], context: Any) -> None:  # noqa: N802
         """Serve one institution until it leaves, falls silent, is replaced by a newer stream, or is revoked."""
         session = await self._admitted(request_iterator, context)
         name = session.member.name
         self._enter(session)
-        await self._aside(lambda records: records.presence.connected(name, supervision.utc_now()))
+        await self._disk.aside(lambda records: records.presence.connected(name, self._now()))
         reader = asyncio.create_task(self._read(session, request_iterator))
         # A writer may be stuck in a full window; it must not delay the end of a stream.
         writer = asyncio.create_task(self._write(session, context))
@@ -170,17 +167,18 @@ class Hub(FederationServicer):
             for task in (reader, writer, watcher):
                 task.cancel()
             if self._leave(session):
-                await self._aside(lambda records: records.presence.disconnected(name, supervision.utc_now()))
+                await self._disk.aside(lambda records: records.presence.disconnected(name, self._now()))
         if session.closing is not None:
             await context.abort(session.closing.code, session.closing.detail)
 
     async def _admitted(self, incoming: AsyncIterator[ClientFrame], context: Any) -> Session:
         """A member that said hello, or a refusal."""
-        certificate = _certificate(context)
+        await self._renewal.refuse_ended(context)
+        certificate = peer_certificate(context)
         identity = key_hash(certificate.public_key())
-        member = await self._aside(lambda records: records.store.member(identity))
+        member = await self._disk.aside(lambda records: records.store.member(identity))
         if member is None:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this certificate is not a member's, or was revoked")
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, NOT_A_MEMBERS)
             raise AssertionError  # abort does not return
         try:
             first = await asyncio.wait_for(anext(incoming), _HELLO_S)
@@ -307,7 +305,7 @@ class Hub(FederationServicer):
         if owed is None or inbox is None:
             return
         try:
-            await self._aside(lambda _: inbox.take(message_id, session.member.name, parts))
+            await self._disk.aside(lambda _: inbox.take(message_id, session.member.name, parts))
         except LeptonError as error:
             # Not acknowledged, so the institution keeps it; the run stops and can be continued.
             with self.owing.changed:
@@ -324,37 +322,26 @@ class Hub(FederationServicer):
         while True:
             await asyncio.sleep(supervision.LOOK_S)
             sessions = list(self.sessions.values())
-            members = await self._aside(lambda records: records.store.member_keys())
+            members = await self._disk.aside(lambda records: records.store.member_keys())
             for session in sessions:
                 is_member = session.identity in members
                 if not is_member:
                     self.owing.refuse(session.member.node_id, "this institution was revoked")
-                supervision.look_after(session, is_member, supervision.utc_now())
+                supervision.look_after(session, is_member, self._now())
             if time.monotonic() - heard_at > supervision.HEARD_S:
                 heard_at, names = time.monotonic(), supervision.heard_of_late(sessions)
-                await self._aside(partial(_note_heard, names))
+                await self._disk.aside(partial(_note_heard, names, self._now()))
 
-    async def _aside(self, work: Callable[[Records], _T]) -> _T:
-        """Do what blocks on the disk; heartbeats go on meanwhile."""
-        return await asyncio.get_running_loop().run_in_executor(self._disk, lambda: work(self._records()))
+    # -- one question, one answer
 
-    def _records(self) -> Records:
-        """The disk thread's own connections."""
-        if self._opened is None:
-            self._opened = self._open_records()
-        return self._opened
+    async def Renew(self, request: RenewRequest, context: Any) -> RenewReply:  # noqa: N802
+        """See `Renewal.renew`."""
+        return await self._renewal.renew(request, context)
 
-    def _close_records(self) -> None:
-        if self._opened is not None:
-            self._opened.store.close()
-            self._opened.presence.close()
+    async def Probe(self, request: ProbeRequest, context: Any) -> ProbeReply:  # noqa: N802
+        """See `Renewal.probe`."""
+        return await self._renewal.probe(request, context)
 
 
-def _note_heard(names: list[str], records: Records) -> None:
-    records.presence.heard(names, supervision.utc_now())
-
-
-def _certificate(context: Any) -> x509.Certificate:
-    """The certificate that TLS has checked."""
-    (pem,) = context.auth_context()["x509_pem_cert"]
-    return x509.load_pem_x509_certificate(pem)
+def _note_heard(names: list[str], now: datetime, records: Records) -> None:
+    records.presence.heard(names, now)

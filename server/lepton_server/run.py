@@ -21,12 +21,14 @@ from lepton_fl.link.certificates import to_pem
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.terminal import VOICES
 from lepton_fl.run import Carrier, Names, Prepared, conduct, prepare
+from lepton_server.disk import Records
 from lepton_server.enrolment import Enrolment
 from lepton_server.grid import HubGrid, wait_for_members
 from lepton_server.home import Home, find, open_home
-from lepton_server.hub import Hub, Limits, Records, RunTerms
+from lepton_server.hub import Hub, Limits, RunTerms
 from lepton_server.journal import Inbox, Place, Reached, RunJournal
 from lepton_server.presence import Presence
+from lepton_server.renewal import Renewal
 from lepton_server.runs import Asked, Runs, StoredRun
 from lepton_server.serving import Endpoint, Serving
 from lepton_server.settings import of_run, refuse_other_settings
@@ -69,8 +71,9 @@ def run(config: ServerConfig, reached: Reached = _nothing) -> None:
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     home = open_home(find(config.home))
+    limits = Limits(config.quorum_s, config.round_s, config.grace_s)
     with only_process(home.lock):
-        hub = Hub(lambda: _records(home), Limits(config.quorum_s, config.round_s, config.grace_s))
+        hub = Hub(lambda: _records(home), limits, Renewal(lambda: Store(home.database), home.authority(), _now))
         serving = Serving(hub, _enrolment(home), _endpoint(home))
         serving.start()
         try:
@@ -90,9 +93,7 @@ def _train(config: ServerConfig, home: Home, hub: Hub, reached: Reached) -> None
     prepared = prepare(
         config, Names(name_of("task"), name_of("model"), name_of("strategy")), institutions, config.cohort_size
     )
-    stored = unfinished or runs.begin(
-        Asked(settings, str(_output(config, home)), institutions, config.rounds), datetime.now(UTC)
-    )
+    stored = unfinished or runs.begin(Asked(settings, str(_output(config, home)), institutions, config.rounds), _now())
     place = Place(stored.run_id, home.checkpoints / str(stored.run_id), reached)
     reached("run begun")
     hub.begin_run(_terms(config, prepared, place, home))
@@ -129,7 +130,7 @@ def _unfinished(config: ServerConfig, settings: str, home: Home, runs: Runs) -> 
         return found
     if not config.abandon:
         refuse_other_settings(found, settings, len(runs.rounds(found.run_id)))
-    runs.end(found.run_id, "abandoned", "", datetime.now(UTC))
+    runs.end(found.run_id, "abandoned", "", _now())
     shutil.rmtree(home.checkpoints / str(found.run_id), ignore_errors=True)
     return None
 
@@ -142,8 +143,9 @@ def _gather(config: ServerConfig, home: Home, hub: Hub) -> tuple[str, ...]:
         def wanted() -> int:
             if config.institutions is not None:
                 return config.institutions
-            enrolled = [one for one in store.institutions() if one.revoked_at is None]
-            return len(enrolled) + len(store.open_invitations(datetime.now(UTC)))
+            # By name: a member whose certificate ended can be invited again, and is still one institution.
+            enrolled = {one.name for one in store.institutions() if one.revoked_at is None}
+            return len(enrolled | {one.institution for one in store.open_invitations(_now())})
 
         if wanted() == 0:
             raise ConfigError("nobody was invited yet; nothing was trained; lepton-server invite NAME")
@@ -172,24 +174,28 @@ def _output(config: ServerConfig, home: Home) -> Path:
     """Absolute, so that a run continued from another folder writes where it began."""
     if config.output:
         return Path(config.output).absolute()
-    return (home.path / "runs" / f"{datetime.now(UTC):%Y-%m-%d-%H%M%S}").absolute()
+    return (home.path / "runs" / f"{_now():%Y-%m-%d-%H%M%S}").absolute()
 
 
 def _records(home: Home) -> Records:
     records = Records(Store(home.database), Presence(home.database))
-    records.presence.nobody(datetime.now(UTC))
+    records.presence.nobody(_now())
     return records
 
 
 def _enrolment(home: Home) -> Enrolment:
     addresses = [f"{host}:{home.addresses.port}" for host in home.addresses.hosts]
-    return Enrolment(lambda: Store(home.database), home.authority(), addresses, lambda: datetime.now(UTC))
+    return Enrolment(lambda: Store(home.database), home.authority(), addresses, _now)
 
 
 def _endpoint(home: Home) -> Endpoint:
     return Endpoint(
         federation=f"[::]:{home.addresses.port}",
         enrolment=f"[::]:{home.addresses.enrolment_port}",
-        credentials=home.server_credentials(datetime.now(UTC)),
+        credentials=home.server_credentials(_now()),
         ca=to_pem(home.authority().certificate),
     )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -43,13 +43,12 @@ class Store:
         """Remember an invitation; an earlier one for the same name that is still open is withdrawn.
 
         Raises:
-            StoreError: the name is a member's, or was revoked.
+            StoreError: the name was revoked, or is a member's whose certificate has not ended.
         """
         with self._db.transaction():
             known = self._find(institution)
             if known is not None:
-                state = "was revoked" if known.revoked_at else "is a member already"
-                raise StoreError(f"{institution} {state}; nobody was invited; choose another name")
+                self._refuse_present(known, now)
             self._db.execute(
                 "UPDATE invitations SET withdrawn_at = ? WHERE institution = ? AND spent_by IS NULL",
                 (as_text(now), institution),
@@ -80,13 +79,14 @@ class Store:
     def enrol(self, secret: bytes, key_hash: bytes, certificate: bytes, times: tuple[datetime, datetime]) -> bytes:
         """Spend an invitation and add the member, together or not at all; returns the member's certificate.
 
+        A member that comes back stays who it was, node id included; this key then is its only one.
         A repeat with the same secret and key, say after a lost answer, returns the first certificate again.
 
         Args:
             times: now, and the certificate's end.
 
         Raises:
-            StoreError: the invitation was used by another key, or cannot be used.
+            StoreError: the invitation was used by another key, or cannot be used; or the key is somebody else's.
         """
         now, not_after = times
         with self._db.transaction():
@@ -94,25 +94,20 @@ class Store:
             if found.spent_by is not None:
                 return self._first_certificate(found, key_hash)
             name = found.institution
-            node_id = int.from_bytes(key_hash[:8], "big") >> 1
-            if node_id <= 1 or self._db.execute("SELECT 1 FROM institutions WHERE node_id = ?", (node_id,)).fetchone():
-                raise StoreError("this key's node id is taken; nothing was enrolled; make another key and try again")
-            self._db.execute(
-                "INSERT INTO institutions (name, node_id, enrolled_at) VALUES (?, ?, ?)", (name, node_id, as_text(now))
-            )
-            self._db.execute(
-                "INSERT INTO keys (key_hash, institution, certificate, not_after) VALUES (?, ?, ?, ?)",
-                (key_hash, name, certificate, as_text(not_after)),
-            )
+            is_back = self._find(name) is not None
+            if not is_back:
+                self._add(name, key_hash, now)
+            self._keep_only(key_hash, name, certificate, not_after)
             self._db.execute("UPDATE invitations SET spent_by = ? WHERE secret_hash = ?", (key_hash, _hash(secret)))
-            self._db.note(now, name, "enrolled", key_hash.hex())
+            self._db.note(now, name, "enrolled again" if is_back else "enrolled", key_hash.hex())
         return certificate
 
     def _first_certificate(self, found: Invited, key_hash: bytes) -> bytes:
         if found.spent_by != key_hash:
             raise StoreError("the invitation was used already; if that was not you, tell the operator at once")
-        if self.member(key_hash) is None:
-            raise StoreError(f"{found.institution} was revoked; ask the operator")
+        member = self.member(key_hash)
+        if member is None or member.name != found.institution:
+            raise StoreError(f"{found.institution} was revoked, or has another key since; ask the operator")
         (certificate,) = self._db.execute("SELECT certificate FROM keys WHERE key_hash = ?", (key_hash,)).fetchone()
         return bytes(certificate)
 
@@ -170,6 +165,56 @@ class Store:
         query = "SELECT name, node_id, enrolled_at, revoked_at FROM institutions WHERE name = ?"
         row = self._db.execute(query, (name,)).fetchone()
         return None if row is None else _institution(row)
+
+    def renew(self, key_hash: bytes, certificate: bytes, times: tuple[datetime, datetime]) -> None:
+        """Keep a newer certificate for a member's key.
+
+        Args:
+            times: now, and the certificate's end.
+
+        Raises:
+            StoreError: the key is no member's, or its member was revoked; nothing was changed.
+        """
+        now, not_after = times
+        with self._db.transaction():
+            member = self.member(key_hash)
+            if member is None:
+                raise StoreError("this certificate is not a member's, or was revoked; nothing was signed")
+            self._db.execute(
+                "UPDATE keys SET certificate = ?, not_after = ? WHERE key_hash = ?",
+                (certificate, as_text(not_after), key_hash),
+            )
+            self._db.note(now, member.name, "renewed", f"until {as_text(not_after)}")
+
+    def _refuse_present(self, known: Institution, now: datetime) -> None:
+        """Raise for whoever needs no invitation, or may have none; a member whose certificate ended may come back."""
+        if known.revoked_at:
+            raise StoreError(f"{known.name} was revoked; nobody was invited; choose another name")
+        query = "SELECT max(not_after) FROM keys WHERE institution = ?"
+        (end,) = self._db.execute(query, (known.name,)).fetchone()
+        if end is not None and now < as_time(end):
+            raise StoreError(
+                f"{known.name} is a member already, with a certificate until {as_time(end):%Y-%m-%d %H:%M} UTC; nobody "
+                "was invited; it renews by itself, and can be invited again once it has ended"
+            )
+
+    def _add(self, name: str, key_hash: bytes, now: datetime) -> None:
+        node_id = int.from_bytes(key_hash[:8], "big") >> 1
+        if node_id <= 1 or self._db.execute("SELECT 1 FROM institutions WHERE node_id = ?", (node_id,)).fetchone():
+            raise StoreError("this key's node id is taken; nothing was enrolled; make another key and try again")
+        self._db.execute(
+            "INSERT INTO institutions (name, node_id, enrolled_at) VALUES (?, ?, ?)", (name, node_id, as_text(now))
+        )
+
+    def _keep_only(self, key_hash: bytes, name: str, certificate: bytes, not_after: datetime) -> None:
+        owner = self._db.execute("SELECT institution FROM keys WHERE key_hash = ?", (key_hash,)).fetchone()
+        if owner is not None and owner[0] != name:
+            raise StoreError("this key is another institution's; nothing was enrolled; make another key and try again")
+        self._db.execute("DELETE FROM keys WHERE institution = ?", (name,))
+        self._db.execute(
+            "INSERT INTO keys (key_hash, institution, certificate, not_after) VALUES (?, ?, ?, ?)",
+            (key_hash, name, certificate, as_text(not_after)),
+        )
 
 
 def _hash(secret: bytes) -> bytes:

@@ -6,11 +6,12 @@ One look a second for all streams, so that a revocation cuts within two and a hu
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 
 import grpc
 
 from lepton_fl.link import frames
+from lepton_server.renewal import ended
 from lepton_server.session import Session
 
 LOOK_S = 1.0
@@ -22,8 +23,7 @@ def look_after(session: Session, is_member: bool, now: datetime) -> None:
     if not is_member:
         session.close(grpc.StatusCode.PERMISSION_DENIED, "this institution was revoked")
     elif now >= session.not_after:
-        detail = f"this certificate ended at {session.not_after:%Y-%m-%d %H:%M} UTC; it must be renewed"
-        session.close(grpc.StatusCode.UNAUTHENTICATED, detail)
+        session.close(grpc.StatusCode.UNAUTHENTICATED, ended(session.not_after))
     elif time.monotonic() - session.last_heard > frames.SILENCE_S:
         session.close(grpc.StatusCode.DEADLINE_EXCEEDED, f"nothing was heard for {frames.SILENCE_S:.0f} s")
 
@@ -31,8 +31,3 @@ def look_after(session: Session, is_member: bool, now: datetime) -> None:
 def heard_of_late(sessions: list[Session]) -> list[str]:
     """The institutions that said something since the last time this was written down."""
     return [session.member.name for session in sessions if time.monotonic() - session.last_heard < HEARD_S]
-
-
-def utc_now() -> datetime:
-    """The clock that certificates are compared with."""
-    return datetime.now(UTC)

@@ -101,17 +101,6 @@ def members(server):
     return [found.name for found in with_store(server, lambda store: store.institutions())]
 
 
-@pytest.fixture(scope="module")
-def loop():
-    made = asyncio.new_event_loop()
-    thread = threading.Thread(target=made.run_forever)
-    thread.start()
-    yield made
-    made.call_soon_threadsafe(made.stop)
-    thread.join(WAIT_S)
-    made.close()
-
-
 @pytest.fixture
 def start_server(loop, tmp_path):
     started = []

@@ -57,6 +57,10 @@ RESERVED = [bytes(32), bytes(7) + b"\x03" + bytes(24)]
 KEYS = [a_key(0), a_key(1), a_key(2), *TWINS, *RESERVED]
 
 
+def node_id_of(key: bytes) -> int:
+    return int.from_bytes(key[:8], "big") // 2
+
+
 class Records(RuleBasedStateMachine):
     """A store and, beside it, what it should say, in dictionaries."""
 
@@ -67,8 +71,8 @@ class Records(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.store = Store(self.folder / "server.db")
         self.now = NOW
-        self.invitations = []  # each: name, end, withdrawn, spent_by, certificate; its place is its secret
-        self.members = {}  # name: key, enrolled_at, revoked_at
+        self.invitations = []  # each: name, end, withdrawn, spent_by; its place is its secret
+        self.members = {}  # name: first key, key, certificate and its end, enrolled_at, revoked_at
         self.answers = 0
 
     def teardown(self):
@@ -91,14 +95,16 @@ class Records(RuleBasedStateMachine):
             return None if found["spent_by"] == key else "used already"
         if self.now >= found["end"]:
             return "expired"
-        node_id = int.from_bytes(key[:8], "big") // 2
-        taken = {int.from_bytes(member["key"][:8], "big") // 2 for member in self.members.values()}
-        return "node id is taken" if node_id in taken | {0, 1} else None
+        taken = {node_id_of(member["first"]) for member in self.members.values()}
+        if found["name"] not in self.members and node_id_of(key) in taken | {0, 1}:
+            return "node id is taken"
+        owners = {member["key"]: name for name, member in self.members.items()}
+        return None if owners.get(key, found["name"]) == found["name"] else "another institution's"
 
     @rule(target=secrets, name=st.sampled_from(NAMES), hours=st.sampled_from([48, 24, 6]))
     def invite(self, name, hours):
         number, end = len(self.invitations), self.now + timedelta(hours=hours)
-        if name in self.members:
+        if name in self.members and (self.members[name]["revoked_at"] or self.now < self.members[name]["end"]):
             word = "revoked" if self.members[name]["revoked_at"] else "member already"
             with pytest.raises(StoreError, match=word):
                 self.store.invite(name, a_secret(UNKNOWN), end, self.now)
@@ -106,7 +112,7 @@ class Records(RuleBasedStateMachine):
         self.store.invite(name, a_secret(number), end, self.now)
         for earlier in self.open_for(name):
             earlier["withdrawn"] = True
-        self.invitations.append({"name": name, "end": end, "withdrawn": False, "spent_by": None, "certificate": None})
+        self.invitations.append({"name": name, "end": end, "withdrawn": False, "spent_by": None})
         return number
 
     @rule(number=secrets | st.just(UNKNOWN), key=st.sampled_from(KEYS))
@@ -131,13 +137,30 @@ class Records(RuleBasedStateMachine):
                 enrol(self.store, a_secret(number), key, certificate, self.now)
             return
         found = self.invitations[number]
-        if found["spent_by"] is not None and self.members[found["name"]]["revoked_at"]:
-            return  # what a revoked institution hears when it repeats is not this model's business
+        member = self.members.get(found["name"])
+        if found["spent_by"] is not None and (member["revoked_at"] or member["key"] != key):
+            with pytest.raises(StoreError, match="was revoked, or has another key since"):
+                enrol(self.store, a_secret(number), key, certificate, self.now)
+            return
         answer = enrol(self.store, a_secret(number), key, certificate, self.now)
         if found["spent_by"] is None:
-            found |= {"spent_by": key, "certificate": certificate}
-            self.members[found["name"]] = {"key": key, "enrolled_at": self.now, "revoked_at": None}
-        assert answer == found["certificate"]
+            found["spent_by"] = key
+            member = member or {"first": key, "enrolled_at": self.now, "revoked_at": None}
+            member |= {"key": key, "certificate": certificate, "end": self.now + 30 * DAY}
+            self.members[found["name"]] = member
+        assert answer == member["certificate"]
+
+    @rule(key=st.sampled_from(KEYS))
+    def renew(self, key):
+        self.answers += 1
+        certificate, end = f"certificate {self.answers}".encode(), self.now + 30 * DAY
+        owners = [one for one in self.members.values() if one["key"] == key and not one["revoked_at"]]
+        if not owners:
+            with pytest.raises(StoreError, match="not a member's, or was revoked"):
+                self.store.renew(key, certificate, (self.now, end))
+            return
+        self.store.renew(key, certificate, (self.now, end))
+        owners[0].update(certificate=certificate, end=end)
 
     @rule(name=st.sampled_from(NAMES))
     def revoke(self, name):
@@ -152,7 +175,7 @@ class Records(RuleBasedStateMachine):
         if member is not None:
             member["revoked_at"] = self.now
 
-    @rule(hours=st.sampled_from([1, 6]))
+    @rule(hours=st.sampled_from([1, 6, 31 * 24]))
     def wait(self, hours):
         self.now += timedelta(hours=hours)
 
@@ -176,7 +199,7 @@ class Records(RuleBasedStateMachine):
     @invariant()
     def node_ids_are_the_first_keys_and_never_shared(self):
         ids = {found.name: found.node_id for found in self.store.institutions()}
-        assert ids == {name: int.from_bytes(member["key"][:8], "big") // 2 for name, member in self.members.items()}
+        assert ids == {name: node_id_of(member["first"]) for name, member in self.members.items()}
         assert len(set(ids.values())) == len(ids)
 
     @invariant()
@@ -267,6 +290,32 @@ def test_a_key_of_a_revoked_member_cannot_come_back_under_another_name(store):
     with pytest.raises(StoreError, match="nothing was enrolled"):
         enrol(store, a_secret(1), a_key(0))
     assert store.member(a_key(0)) is None
+
+
+def test_a_member_is_invited_again_once_its_certificate_has_ended_and_not_a_moment_before(store):
+    store.invite("elm", a_secret(0), NOW + DAY, NOW)
+    enrol(store, a_secret(0), a_key(0))
+    with pytest.raises(StoreError, match="member already, with a certificate until 2026-03-31 12:00 UTC"):
+        store.invite("elm", a_secret(1), NOW + 40 * DAY, NOW + 30 * DAY - timedelta(microseconds=1))
+    store.invite("elm", a_secret(1), NOW + 40 * DAY, NOW + 30 * DAY)
+    assert enrol(store, a_secret(1), a_key(0), b"second", NOW + 31 * DAY) == b"second"
+
+
+def test_a_renewal_moves_the_moment_from_which_a_member_can_be_invited_again(store):
+    store.invite("elm", a_secret(0), NOW + DAY, NOW)
+    enrol(store, a_secret(0), a_key(0))
+    store.renew(a_key(0), b"second", (NOW + 20 * DAY, NOW + 50 * DAY))
+    with pytest.raises(StoreError, match="member already"):
+        store.invite("elm", a_secret(1), NOW + 40 * DAY, NOW + 31 * DAY)
+
+
+def test_a_member_that_comes_back_with_another_key_keeps_its_node_id_and_loses_the_old_key(store):
+    store.invite("elm", a_secret(0), NOW + DAY, NOW)
+    enrol(store, a_secret(0), a_key(0))
+    before = store.member(a_key(0))
+    store.invite("elm", a_secret(1), NOW + 40 * DAY, NOW + 31 * DAY)
+    enrol(store, a_secret(1), a_key(1), now=NOW + 31 * DAY)
+    assert (store.member(a_key(0)), store.member(a_key(1))) == (None, before)
 
 
 def test_a_refused_key_leaves_the_invitation_open(store):
