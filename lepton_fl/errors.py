@@ -1,14 +1,16 @@
 """Errors: one class per decision a caller can take, each with its exit code.
 
-A `LeptonError` reaches the terminal as one line, `error: what happened; what is safe; what to do`.
+A `LeptonError` reaches the terminal as one line, `error: what happened; what is safe; what to do`; a daemon with
+`log=json` says the same as a JSON object.
 `docs/exit-codes.md` lists the codes. Messages never carry data, keys or norms of private updates.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from lepton_fl.logs import say_last
 
 
 class LeptonError(Exception):
@@ -47,16 +49,24 @@ class TrainingFailed(LeptonError):
     exit_code = 6
 
 
+class Stopped(LeptonError):
+    """Somebody asked this process to end, with SIGTERM; what it was doing can be continued."""
+
+    exit_code = 11
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Turn a `LeptonError` into one line on stderr and its exit code; Ctrl-C into 130."""
     try:
         yield
     except LeptonError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        say_last(" ".join(str(error).split()), error.exit_code)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
-        sys.stderr.write(
-            "error: interrupted; files already written are whole; a run started again spends privacy anew\n"
+        say_last(
+            "interrupted; files already written are whole; a simulation starts anew, and a run over the network goes "
+            "on with the same command",
+            130,
         )
         raise SystemExit(130) from None

@@ -97,7 +97,7 @@ def conduct(prepared: Prepared, carrier: Carrier, output: tuple[Folder, Voice]) 
     voice.started(prepared.facts)
     folder.begin(progress.reports, claim)
     if progress.reports:
-        voice.continued(len(progress.reports))
+        voice.continued(progress.reports)
     with voice.progress(terms.rounds, len(progress.reports)):
         _start(rounds, carrier.grid, terms.rounds - len(progress.reports))
     _refuse_without_model(rounds.reports)

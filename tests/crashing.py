@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from lepton_client import agent
+from lepton_client import run as client
 from lepton_server import run as server
 
 from lepton_fl.config import App, run_app
@@ -38,5 +38,5 @@ if __name__ == "__main__":
         app = App("server", lambda: server.ServerConfig, lambda c: server.run(c, reached), server.register_schemas, "")
         run_app(app, ("task", "model", "strategy", "privacy"))
     else:
-        app = App("client", lambda: agent.AgentConfig, lambda c: agent.run(c, reached), agent.register_schemas, "")
+        app = App("client", lambda: client.AgentConfig, lambda c: client.run(c, reached), client.register_schemas, "")
         run_app(app, ("task",))

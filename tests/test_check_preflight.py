@@ -14,8 +14,8 @@ import pytest
 import torch
 import yaml
 from lepton_client import sections
-from lepton_client.agent import Limits
 from lepton_client.home import Home, save
+from lepton_client.limits import Limits
 
 from lepton_fl.config import config_dir
 from lepton_fl.federation.arrays import to_arrays

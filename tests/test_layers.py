@@ -11,9 +11,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the bottom up; a module imports only from its own layer's package and from lower layers.
 LAYERS = [
-    {"lepton_fl.errors", "lepton_fl.v1"},
+    {"lepton_fl.logs", "lepton_fl.v1"},
+    {"lepton_fl.errors"},
     {"lepton_fl.files"},
-    {"lepton_fl.link"},
+    {"lepton_fl.link", "lepton_fl.prometheus"},
     {"lepton_fl.command", "lepton_fl.config", "lepton_fl.flower"},
     {"lepton_fl.privacy", "lepton_fl.models"},
     {"lepton_fl.training"},
@@ -35,6 +36,7 @@ DOORS = {
     "opacus": {"lepton_fl.training.clipped_sum"},
     "pyarrow": {"lepton_fl.tasks.table"},
     "matplotlib": {"lepton_fl.results.curve"},
+    "prometheus_client": {"lepton_fl.prometheus"},
 }
 
 NEVER = {"pickle", "cloudpickle", "dill", "shelve", "marshal"}

@@ -53,6 +53,7 @@ MISTAKES: dict[str, tuple[list[str], int, list[str]]] = {
     "an epsilon that is no number": (["privacy.epsilon=nan"], CONFIGURATION, ["privacy.epsilon"]),
     "privacy of null": (["privacy=null"], CONFIGURATION, ["privacy"]),
     "a delta above one": (["privacy.delta=2"], CONFIGURATION, ["privacy.delta"]),
+    "a delta that publishes a record": (["privacy.delta=0.01"], CONFIGURATION, ["privacy.delta", "published outright"]),
     "a hold-out of everybody": (["holdout.share=1"], CONFIGURATION, ["holdout.share"]),
     "a file that is not there": (["data.path=missing.csv"], DATA, ["missing.csv", "data.path"]),
     "mnist without its folder": (["task=mnist"], CONFIGURATION, ["data.dir"]),

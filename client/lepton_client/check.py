@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from lepton_client import sections
-from lepton_client.agent import Limits
 from lepton_client.home import Home, find, open_home
+from lepton_client.limits import Limits
 from lepton_client.preflight import NotReady, preflight
 from lepton_client.preflight import lines as preflight_lines
 from lepton_client.sections import Section

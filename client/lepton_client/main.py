@@ -10,8 +10,8 @@ from lepton_fl.config import App, choices, run_app
 from lepton_fl.errors import ConfigError, exit_on_error
 
 if TYPE_CHECKING:
-    from lepton_client.agent import AgentConfig
     from lepton_client.check import CheckConfig
+    from lepton_client.run import AgentConfig
 
 HELP = """\
 lepton-client: an institution's side of a federation.
@@ -36,7 +36,8 @@ device=cpu|cuda|cuda:N|auto
 limits.epsilon=N    the most epsilon a run may cost here (and .delta); a run that asks for more is refused
 limits.not_private=true limits.exact_counts=true
                     for public data only: seeded or unprotected runs, and exact hold-out counts, too
-log=text|json       lines for people, or one JSON object (check)
+log=text|json       lines for people, or one JSON object a line
+metrics_port=N      figures for Prometheus on http://127.0.0.1:N/metrics (run)
 
 exit codes: 0 done, 2 configuration, 4 data, 7 certificate, 8 invitation or enrolment, 130 interrupted
 """
@@ -97,18 +98,18 @@ def _check_register() -> None:
 
 
 def _agent_schema() -> type[AgentConfig]:
-    from lepton_client.agent import AgentConfig
+    from lepton_client.run import AgentConfig
 
     return AgentConfig
 
 
 def _agent(config: AgentConfig) -> None:
-    from lepton_client.agent import run
+    from lepton_client.run import run
 
     run(config)
 
 
 def _agent_register() -> None:
-    from lepton_client.agent import register_schemas
+    from lepton_client.run import register_schemas
 
     register_schemas()

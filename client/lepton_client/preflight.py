@@ -64,12 +64,12 @@ def preflight(home: Home, now: datetime, wait_s: float = WAIT_S) -> list[Finding
     def clock() -> datetime:
         return now + timedelta(seconds=time.monotonic() - started)
 
-    found = list(_local(home, now))
+    found = list(local(home, now))
     if any(one.state == "failed" and one.name in ("key", "certificate", "ca") for one in found):
         return found
     reached = None
     for address in home.addresses:
-        found.append(_greeted(home, address, wait_s))
+        found.append(greeted(home, address, wait_s))
         if reached is None and found[-1].state == "ok":
             reached = address
     if reached is not None:
@@ -85,7 +85,8 @@ def lines(findings: Iterable[Finding]) -> Iterator[str]:
 # Local files
 
 
-def _local(home: Home, now: datetime) -> Iterator[Finding]:
+def local(home: Home, now: datetime) -> Iterator[Finding]:
+    """What can be seen without the network: key, certificate, CA, dates, purpose."""
     try:
         identity = key_hash(read_key(home.key).public_key())
     except BadCertificate as error:
@@ -135,7 +136,7 @@ def _validity(certificate: x509.Certificate, now: datetime) -> Finding:
 # The server, by the standard library's TLS
 
 
-def _greeted(home: Home, address: str, wait_s: float) -> Finding:
+def greeted(home: Home, address: str, wait_s: float) -> Finding:
     """Whether the right server answers at an address, and takes this certificate."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")

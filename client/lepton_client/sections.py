@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from lepton_client.agent import Limits
+from lepton_client.limits import Limits
 from lepton_fl.federation.client_app import DECLARED_WEIGHT
 from lepton_fl.training.device import Seen
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from lepton_client.metrics import Standing
 from lepton_fl.link import frames
 from lepton_fl.link.frames import Assembler, BadFrame, Parts
 from lepton_fl.v1.federation_pb2 import Begin, Chunk, ClientFrame, Heartbeat, Held, Hello, Welcome
@@ -47,20 +48,25 @@ class Ended:
 Event = Welcome | Instruction | Acknowledged | Ended
 
 
+@dataclass(frozen=True)
+class Take:
+    """What this side takes in."""
+
+    most_bytes: int  # that one instruction may have
+    partial: Assembler | None = None  # what came of an instruction before the last connection was lost
+
+
 class Stream:
     """Open from construction until an `Ended` event."""
 
-    def __init__(self, channel: grpc.Channel, hello: Hello, most_bytes: int, partial: Assembler | None) -> None:
-        """Args:
-        most_bytes: that one instruction may have.
-        partial: what came of an instruction before the last connection was lost.
-        """
+    def __init__(self, channel: grpc.Channel, hello: Hello, take: Take, standing: Standing) -> None:
         self.events: queue.Queue[Event] = queue.Queue()
-        self.partial = partial
+        self.partial = take.partial
         self.heard_at = time.monotonic()
         self._outbox: queue.Queue[ClientFrame] = queue.Queue(maxsize=_OUTBOX_FRAMES)
-        self._most_bytes = most_bytes
+        self._most_bytes = take.most_bytes
         self._acknowledged = ""
+        self._standing = standing
         self._is_over = threading.Event()
         self._outbox.put(ClientFrame(hello=hello))
         self._call: Any = FederationStub(channel).Connect(self._outgoing())
@@ -112,12 +118,14 @@ class Stream:
                 frame = self._outbox.get(timeout=frames.HEARTBEAT_S)
             except queue.Empty:
                 frame = ClientFrame(heartbeat=Heartbeat())
+            self._standing.sent_bytes += frame.ByteSize()
             yield frame
 
     def _read(self) -> None:
         try:
             for frame in self._call:
                 self.heard_at = time.monotonic()
+                self._standing.heard()
                 kind = frame.WhichOneof("frame")
                 if kind == "welcome":
                     self.events.put(frame.welcome)

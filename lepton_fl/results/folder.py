@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from lepton_fl.errors import ConfigError
+from lepton_fl.errors import ConfigError, LeptonError
 from lepton_fl.federation.arrays import Template, checked
 from lepton_fl.federation.journal import RoundReport
 from lepton_fl.files import replace_file
@@ -17,8 +18,14 @@ from lepton_fl.results.curve import draw
 from lepton_fl.results.outcome import Claim, Outcome, report_as_json
 
 
+class CannotWrite(LeptonError):
+    """The results cannot be written, most often because the disk is full."""
+
+    exit_code = 9
+
+
 class Folder:
-    """One run's files."""
+    """One run's files; every method raises `CannotWrite` where the disk does not take them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,7 +49,7 @@ class Folder:
 
     def add_round(self, report: RoundReport, claim: Claim) -> None:
         """Append one line to `rounds.jsonl`; it is on disk before the next round begins."""
-        with (self.path / "rounds.jsonl").open("a") as file:
+        with self._guarded(), (self.path / "rounds.jsonl").open("a") as file:
             file.write(_line(report, claim))
             file.flush()
             os.fsync(file.fileno())
@@ -61,7 +68,18 @@ class Folder:
         self._replace("result.json", (json.dumps(outcome.as_json(), indent=2) + "\n").encode())
 
     def _replace(self, name: str, content: bytes) -> None:
-        replace_file(self.path / name, content)
+        with self._guarded():
+            replace_file(self.path / name, content)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CannotWrite(
+                f"cannot write to {self.path}: {error.strerror}; the files there are whole, those of the rounds before "
+                "included; make room; over the network the same command continues the run"
+            ) from error
 
 
 def _line(report: RoundReport, claim: Claim) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
@@ -17,7 +17,10 @@ from lepton_fl.results.outcome import Claim, Facts, Outcome, privacy_as_json, re
 
 
 class Voice(Protocol):
-    """Says what happens, as it happens."""
+    """Says what happens, as it happens, and remembers it for those who ask."""
+
+    facts: Facts | None  # None before the run begins
+    reports: list[RoundReport]
 
     def computing_on(self, device: str) -> None:
         """Which device was taken, where that was left open."""
@@ -28,8 +31,8 @@ class Voice(Protocol):
     def started(self, facts: Facts) -> None:
         """Before the first round."""
 
-    def continued(self, rounds: int) -> None:
-        """An interrupted run goes on after so many rounds."""
+    def continued(self, reports: Sequence[RoundReport]) -> None:
+        """An interrupted run goes on after these rounds."""
 
     def progress(self, rounds: int, done: int) -> AbstractContextManager[None]:
         """Show how far the run is, while it runs."""
@@ -45,7 +48,8 @@ class JsonVoice:
     """`log=json`: one object a line on stdout, for machines."""
 
     def __init__(self) -> None:
-        self._claim: Claim | None = None
+        self.facts: Facts | None = None
+        self.reports: list[RoundReport] = []
 
     def computing_on(self, device: str) -> None:
         """See `Voice`."""
@@ -58,7 +62,7 @@ class JsonVoice:
 
     def started(self, facts: Facts) -> None:
         """See `Voice`."""
-        self._claim = facts.claim
+        self.facts = facts
         self._say(
             {
                 "event": "started",
@@ -71,9 +75,10 @@ class JsonVoice:
             }
         )
 
-    def continued(self, rounds: int) -> None:
+    def continued(self, reports: Sequence[RoundReport]) -> None:
         """See `Voice`."""
-        self._say({"event": "continued", "rounds": rounds})
+        self.reports += reports
+        self._say({"event": "continued", "rounds": len(reports)})
 
     def progress(self, rounds: int, done: int) -> AbstractContextManager[None]:
         """See `Voice`; a machine counts the events."""
@@ -81,8 +86,9 @@ class JsonVoice:
 
     def round_done(self, report: RoundReport) -> None:
         """See `Voice`."""
-        assert self._claim is not None  # noqa: S101 - `started` comes first
-        self._say({"event": "round", **report_as_json(report, self._claim)})
+        assert self.facts is not None  # noqa: S101 - `started` comes first
+        self.reports.append(report)
+        self._say({"event": "round", **report_as_json(report, self.facts.claim)})
 
     def finished(self, outcome: Outcome, folder: str) -> None:
         """See `Voice`."""
@@ -98,7 +104,8 @@ class PlainVoice:
     """`log=text`: lines for people; a bar below them while a terminal watches."""
 
     def __init__(self) -> None:
-        self._facts: Facts | None = None
+        self.facts: Facts | None = None
+        self.reports: list[RoundReport] = []
         self._write = _write_line
         self._advance = _nothing
 
@@ -113,18 +120,20 @@ class PlainVoice:
 
     def started(self, facts: Facts) -> None:
         """See `Voice`."""
-        self._facts = facts
+        self.facts = facts
         for line in opening(facts):
             self._write(line)
 
-    def continued(self, rounds: int) -> None:
+    def continued(self, reports: Sequence[RoundReport]) -> None:
         """See `Voice`."""
-        self._write(f"continued   after round {rounds}; nothing of what was done is done again")
+        self.reports += reports
+        self._write(f"continued   after round {len(reports)}; nothing of what was done is done again")
 
     def round_done(self, report: RoundReport) -> None:
         """See `Voice`."""
-        assert self._facts is not None  # noqa: S101 - `started` comes first
-        self._write(round_line(report, self._facts))
+        assert self.facts is not None  # noqa: S101 - `started` comes first
+        self.reports.append(report)
+        self._write(round_line(report, self.facts))
         for institution, reason in report.refused.items():
             self._write(f"  {institution} left out: {reason}")
         if report.skipped:

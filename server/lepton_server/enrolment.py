@@ -55,7 +55,7 @@ class Enrolment(EnrolmentServicer):
             _log.info("enrolment refused: %s", error)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
             raise  # abort does not return; this is for the type checker
-        _log.info("%s enrolled", name)
+        _log.info("%s enrolled", name, extra={"institution": name})
         return EnrollReply(certificate=certificate, institution=name, addresses=self._addresses)
 
     def _enrol(self, request: EnrollRequest) -> tuple[str, bytes]:

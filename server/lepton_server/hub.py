@@ -76,6 +76,8 @@ class Hub(FederationServicer):
         self.problem: LeptonError | None = None  # for the strategy's thread to raise
         self._renewal, self._now = renewal, renewal.clock
         self._run: RunTerms | None = None
+        self.sent_bytes = 0  # in frames, since the start; written by the loop's thread alone
+        self.received_bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._disk = Disk(open_records)
         self._inbox: Inbox | None = None
@@ -250,6 +252,7 @@ class Hub(FederationServicer):
         while True:
             await session.stirred(frames.HEARTBEAT_S)
             for frame in frames_of(session.outbox.popleft() if session.outbox else heartbeat()):
+                self.sent_bytes += frame.ByteSize()
                 await context.write(frame)
                 if frame.goodbye.stay_away:
                     return
@@ -257,6 +260,7 @@ class Hub(FederationServicer):
     async def _read(self, session: Session, incoming: AsyncIterator[ClientFrame]) -> None:
         async for frame in incoming:
             session.last_heard = time.monotonic()
+            self.received_bytes += frame.ByteSize()
             if self.sessions.get(session.member.node_id) is not session:
                 return
             kind = frame.WhichOneof("frame")

@@ -27,7 +27,7 @@ usage: lepton-server VERB [--home DIR] ...
 --home DIR            the operator's folder; else LEPTON_HOME, else ~/.lepton/server
 
 exit codes: 0 done, 2 configuration, 3 privacy budget, 6 no model trained, 7 certificate, 8 invitation,
-9 the operator's records, 10 too few institutions, 130 interrupted
+9 the operator's records, 10 too few institutions, 11 stopped by SIGTERM, 130 interrupted
 """
 
 RUN_HELP = """\
@@ -49,6 +49,7 @@ round_s=SECONDS     and so long for the answers of a round
 seed=N              reproducible, and therefore labelled not private; null: private
 output=DIR          result.json, rounds.jsonl, model.safetensors, learning_curve.png
 log=text|json       lines for people, or one JSON object a line
+metrics_port=N      figures for Prometheus on http://127.0.0.1:N/metrics
 """
 
 

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import logging
 import shutil
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from lepton_fl.config import name_of
-from lepton_fl.errors import ConfigError, TrainingFailed
+from lepton_fl.errors import ConfigError, Stopped, TrainingFailed
 from lepton_fl.federation.arrays import template_of
 from lepton_fl.federation.terms import RunConfig, register_run, to_json
 from lepton_fl.files import only_process
 from lepton_fl.link.certificates import to_pem
+from lepton_fl.logs import set_up
+from lepton_fl.prometheus import check_port, served
 from lepton_fl.results.folder import Folder
-from lepton_fl.results.terminal import VOICES
+from lepton_fl.results.terminal import VOICES, Voice
 from lepton_fl.run import Carrier, Names, Prepared, conduct, prepare
 from lepton_server.disk import Records
 from lepton_server.enrolment import Enrolment
@@ -27,13 +29,16 @@ from lepton_server.grid import HubGrid, wait_for_members
 from lepton_server.home import Home, find, open_home
 from lepton_server.hub import Hub, Limits, RunTerms
 from lepton_server.journal import Inbox, Place, Reached, RunJournal
+from lepton_server.metrics import Watch
 from lepton_server.presence import Presence
 from lepton_server.renewal import Renewal
 from lepton_server.runs import Asked, Runs, StoredRun
 from lepton_server.serving import Endpoint, Serving
 from lepton_server.settings import of_run, refuse_other_settings
+from lepton_server.stopping import stopped_by_sigterm
 from lepton_server.store import Store
 
+_log = logging.getLogger(__name__)
 _HEADER_BYTES = 4096  # of one array in a reply, besides its values
 
 
@@ -46,12 +51,14 @@ class ServerConfig(RunConfig):
     quorum_s: float  # wait so long for the institutions
     round_s: float  # and so long for the answers of a round
     grace_s: float  # an institution that loses its connection may come back within this time
+    metrics_port: int | None  # for Prometheus, on 127.0.0.1; null: none
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("quorum_s", "round_s", "grace_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be a positive number of seconds, got {getattr(self, name)}")
+        check_port(self.metrics_port)
 
 
 def register_schemas() -> None:
@@ -69,23 +76,32 @@ def run(config: ServerConfig, reached: Reached = _nothing) -> None:
     Args:
         reached: told each of `journal.POINTS` as it is passed.
     """
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    home = open_home(find(config.home))
+    set_up(config.log)
+    home, voice = open_home(find(config.home)), VOICES[config.log]()
     limits = Limits(config.quorum_s, config.round_s, config.grace_s)
     with only_process(home.lock):
         hub = Hub(lambda: _records(home), limits, Renewal(lambda: Store(home.database), home.authority(), _now))
-        serving = Serving(hub, _enrolment(home), _endpoint(home))
-        serving.start()
-        try:
-            _train(config, home, hub, reached)
-        except BaseException:
-            hub.end_run("the run was stopped by the operator")
-            raise
-        finally:
-            serving.stop()
+        with served(config.metrics_port, Watch(hub, voice).figures):
+            _serve(home, hub, lambda: _train(config, home, hub, (voice, reached)))
 
 
-def _train(config: ServerConfig, home: Home, hub: Hub, reached: Reached) -> None:
+def _serve(home: Home, hub: Hub, train: Callable[[], None]) -> None:
+    """Listen while the run goes on; whatever ends it, every institution hears a goodbye."""
+    serving = Serving(hub, _enrolment(home), _endpoint(home))
+    serving.start()
+    try:
+        with stopped_by_sigterm():
+            train()
+    except BaseException as error:
+        stopped = "the server was stopped; the run can be continued"
+        hub.end_run(stopped if isinstance(error, Stopped) else "the run was stopped by the operator")
+        raise
+    finally:
+        serving.stop()
+
+
+def _train(config: ServerConfig, home: Home, hub: Hub, watchers: tuple[Voice, Reached]) -> None:
+    voice, reached = watchers
     runs = Runs(home.database)
     settings = of_run(config)
     unfinished = _unfinished(config, settings, home, runs)
@@ -99,17 +115,17 @@ def _train(config: ServerConfig, home: Home, hub: Hub, reached: Reached) -> None
     hub.begin_run(_terms(config, prepared, place, home))
     if unfinished is not None:
         wait_for_members(hub, lambda: set(institutions) <= set(hub.present().values()), config.grace_s)
-    _conduct(config, prepared, hub, (runs, stored, place))
+    _conduct(prepared, hub, (runs, stored, place), voice)
 
 
-def _conduct(config: ServerConfig, prepared: Prepared, hub: Hub, kept: tuple[Runs, StoredRun, Place]) -> None:
+def _conduct(prepared: Prepared, hub: Hub, kept: tuple[Runs, StoredRun, Place], voice: Voice) -> None:
     """Run the rounds; afterwards the run has its results, or an error that says why it can be continued or not."""
     runs, stored, place = kept
-    voice, folder = VOICES[config.log](), Folder(Path(stored.asked.output))
+    folder = Folder(Path(stored.asked.output))
     began_with = runs.node_ids(stored.asked.institutions)
     randomness = prepared.program.randomness
     journal = RunJournal(runs, place, randomness, lambda: began_with | hub.present())
-    grid = HubGrid(hub, stored.run_id, journal.members, config.strategy.least_replies)
+    grid = HubGrid(hub, stored.run_id, journal.members, prepared.terms.strategy.least_replies)
     try:
         outcome = conduct(prepared, Carrier(grid, journal.members, journal), (folder, voice))
     except TrainingFailed as error:
@@ -149,7 +165,7 @@ def _gather(config: ServerConfig, home: Home, hub: Hub) -> tuple[str, ...]:
 
         if wanted() == 0:
             raise ConfigError("nobody was invited yet; nothing was trained; lepton-server invite NAME")
-        sys.stderr.write(f"waiting for {wanted()} institutions\n")
+        _log.info("waiting for %d institutions", wanted())
         wait_for_members(hub, lambda: len(hub.sessions) >= max(1, wanted()))
         with hub.owing.changed:
             return tuple(sorted(session.member.name for session in hub.sessions.values()))

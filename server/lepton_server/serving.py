@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from lepton_fl.errors import LeptonError
+from lepton_fl.errors import ConfigError
 from lepton_fl.v1.enrolment_pb2_grpc import add_EnrolmentServicer_to_server
 from lepton_fl.v1.federation_pb2_grpc import add_FederationServicer_to_server
 from lepton_server.enrolment import Enrolment
@@ -38,11 +38,11 @@ class Serving:
         self._thread = threading.Thread(target=self._main, name="hub", daemon=True)
 
     def start(self) -> None:
-        """Begin to listen; raises `LeptonError` if a port cannot be had."""
+        """Begin to listen; raises `ConfigError` if a port cannot be had."""
         self._thread.start()
         self._ready.wait()
         if self._problem is not None:
-            raise LeptonError(
+            raise ConfigError(
                 f"cannot listen on {self._endpoint.federation} and {self._endpoint.enrolment}; nothing was started; is "
                 "another server running on them?"
             ) from self._problem
