@@ -91,7 +91,7 @@ class Assembler:
             raise BadFrame(f"an envelope of {announced.envelope_bytes} bytes is announced; {LARGEST_ENVELOPE} may come")
         if announced.offset or self._left == 0 or max(len(self._id()), len(announced.message_id)) > _LONGEST_ID:
             raise BadFrame("a message is announced that is empty, or of which an unknown part should be here")
-        self._pieces: list[bytes] = []
+        self._came = bytearray()
         self._sha256 = _of_sizes(self._sizes)
 
     def _id(self) -> str:
@@ -117,7 +117,7 @@ class Assembler:
         if not data or len(data) > self._left:
             raise BadFrame("a chunk is empty or longer than what was announced")
         self._left -= len(data)
-        self._pieces.append(data)
+        self._came += data
         self._sha256.update(data)
         return self._whole() if self._left == 0 else None
 
@@ -131,9 +131,8 @@ class Assembler:
     def _whole(self) -> Parts:
         if self._sha256.digest() != self.announced.sha256:
             raise BadFrame("a message does not have the digest it announced")
-        joined = b"".join(self._pieces)
-        cuts, start = [], 0
+        cuts, start, whole = [], 0, memoryview(self._came)
         for size in self._sizes:
-            cuts.append(joined[start : start + size])
+            cuts.append(bytes(whole[start : start + size]))
             start += size
         return Parts(cuts[0], tuple(cuts[1:]))

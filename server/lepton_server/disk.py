@@ -30,9 +30,9 @@ class Disk:
         self._records: Records | None = None
         self._thread = ThreadPoolExecutor(1, "disk")
 
-    def wait(self, work: Callable[[], _T]) -> _T:
+    def wait(self, work: Callable[[Records], _T]) -> _T:
         """Do this there, and wait; not in the event loop."""
-        return self._thread.submit(work).result()
+        return self._thread.submit(lambda: work(self._opened())).result()
 
     async def aside(self, work: Callable[[Records], _T]) -> _T:
         """Do this there, while the event loop goes on."""

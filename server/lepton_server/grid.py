@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 from lepton_fl.errors import LeptonError
 from lepton_fl.federation.codec import encode
-from lepton_fl.flower import Grid, Message, RecordDict, Run, enter_run
+from lepton_fl.flower import NODE_UNAVAILABLE, Error, Grid, Message, RecordDict, Run, enter_run
 from lepton_fl.link.frames import Parts
 from lepton_server.hub import Hub
+from lepton_server.supervision import REVOKED
 
 
 class QuorumLost(LeptonError):
@@ -69,7 +70,8 @@ class HubGrid(Grid):
             QuorumLost: too few institutions are connected, and none came back in time.
         """
         self._wait_for_quorum()
-        owing, waiting = self._hub.owing, set(self.push_messages(messages))
+        asked = list(messages)
+        owing, waiting = self._hub.owing, set(self.push_messages(asked))
         answers: list[Message] = []
         end = time.monotonic() + min(self._hub.limits.round_s, timeout or self._hub.limits.round_s)
         with owing.changed:
@@ -83,7 +85,18 @@ class HubGrid(Grid):
                 if waiting:
                     owing.changed.wait(min(left, 0.5))
         owing.give_up(waiting)
-        return answers
+        return self._without_revoked(asked, answers)
+
+    def _without_revoked(self, asked: list[Message], answers: list[Message]) -> list[Message]:
+        """An update that came before its institution was revoked, and is not aggregated yet, is dropped."""
+        revoked = self._hub.revoked()
+        sent = {message.metadata.dst_node_id: message for message in asked}
+        return [
+            Message(Error(NODE_UNAVAILABLE, REVOKED), reply_to=sent[answer.metadata.src_node_id])
+            if answer.metadata.src_node_id in revoked
+            else answer
+            for answer in answers
+        ]
 
     def _wait_for_quorum(self) -> None:
         wait_for_members(self._hub, lambda: len(self._members.keys() & self._hub.sessions.keys()) >= self._least)

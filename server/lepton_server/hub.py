@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from lepton_fl.errors import LeptonError
 from lepton_fl.flower import Message
@@ -44,6 +45,8 @@ from lepton_server.session import Session, Upload, acknowledgement, frames_of, g
 
 _log = logging.getLogger(__name__)
 _HELLO_S = 10.0
+_FAREWELL_S = 5.0  # for a stream that ends to take notice
+_REPLACED = "another process connected with this certificate"
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Hub(FederationServicer):
 
     def begin_run(self, run: RunTerms) -> None:
         """Tell every connected institution of the run, and each one that connects later."""
-        self._inbox = self._disk.wait(run.open_inbox)
+        self._inbox = self._disk.wait(lambda _: run.open_inbox())
         with self.owing.changed:
             self._run = run
             sessions = list(self.sessions.values())
@@ -109,7 +112,7 @@ class Hub(FederationServicer):
         if run is None or inbox is None:
             raise RuntimeError("no run has begun")
         owed = owed_by(node_id, run.run_id, message, parts)
-        taken = self._disk.wait(lambda: inbox.find(owed.message_id))
+        taken = self._disk.wait(lambda _: inbox.find(owed.message_id))
         if taken is not None:
             self.owing.put(owed.message_id, owed.decoded(taken))
             return owed.message_id
@@ -119,6 +122,10 @@ class Hub(FederationServicer):
         if session is not None:
             self._post(session, session.announcement(owed.message_id, owed.parts, None))
         return owed.message_id
+
+    def revoked(self) -> set[int]:
+        """Node ids of former members, as the records say now."""
+        return self._disk.wait(lambda records: records.store.revoked_nodes())
 
     def end_run(self, reason: str) -> None:
         """Say goodbye to everybody."""
@@ -168,30 +175,44 @@ class Hub(FederationServicer):
         finally:
             for task in (reader, writer, watcher):
                 task.cancel()
+            await asyncio.gather(reader, writer, watcher, return_exceptions=True)
             if self._leave(session):
                 await self._disk.aside(lambda records: records.presence.disconnected(name, self._now()))
         if session.closing is not None:
-            await context.abort(session.closing.code, session.closing.detail)
+            # The stream was given up above; an institution that does not read may never learn why.
+            async with asyncio.timeout(_FAREWELL_S):
+                await context.abort(session.closing.code, session.closing.detail)
 
     async def _admitted(self, incoming: AsyncIterator[ClientFrame], context: Any) -> Session:
         """A member that said hello, or a refusal."""
         await self._renewal.refuse_ended(context)
         certificate = peer_certificate(context)
         identity = key_hash(certificate.public_key())
-        member = await self._disk.aside(lambda records: records.store.member(identity))
+        try:
+            member = await self._disk.aside(lambda records: records.store.member(identity))
+        except LeptonError as error:
+            _log.warning("membership cannot be looked up: %s", error)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server cannot read its records; try again later")
+            raise
         if member is None:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, NOT_A_MEMBERS)
             raise AssertionError  # abort does not return
         try:
-            first = await asyncio.wait_for(anext(incoming), _HELLO_S)
+            async with asyncio.timeout(_HELLO_S):
+                first = await anext(incoming)
         except (TimeoutError, StopAsyncIteration):
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no hello came")
+            raise
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame is none")
             raise
         said = first.hello if first.WhichOneof("frame") == "hello" else Hello()
         if said.protocol != frames.PROTOCOL:
             theirs = said.protocol or "none"
             detail = f"this server speaks protocol {frames.PROTOCOL}, the institution {theirs}; update the older one"
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, detail)
+        # While gRPC has a first write under way, which sends them, it cannot end the stream with an error.
+        await context.send_initial_metadata(())
         return Session(member, identity, certificate.not_valid_after_utc, said)
 
     def _enter(self, session: Session) -> None:
@@ -209,7 +230,9 @@ class Hub(FederationServicer):
             if owed is not None:
                 session.post(session.announcement(owed.message_id, owed.parts, came))
         if older is not None:
-            self._offer(older, goodbye("another process connected with this certificate", stay_away=True))
+            self._offer(older, goodbye(_REPLACED, stay_away=True))
+            # Behind a backlog that nobody reads, the goodbye would never come.
+            asyncio.get_running_loop().call_later(_FAREWELL_S, older.close, grpc.StatusCode.ABORTED, _REPLACED)
         _log.info("%s connected", session.member.name, extra={"institution": session.member.name})
 
     def _leave(self, session: Session) -> bool:
@@ -258,7 +281,7 @@ class Hub(FederationServicer):
                     return
 
     async def _read(self, session: Session, incoming: AsyncIterator[ClientFrame]) -> None:
-        async for frame in incoming:
+        async for frame in _parsed(incoming):
             session.last_heard = time.monotonic()
             self.received_bytes += frame.ByteSize()
             if self.sessions.get(session.member.node_id) is not session:
@@ -282,10 +305,12 @@ class Hub(FederationServicer):
             session.upload = Upload(came, is_wanted=True)
             return
         if not is_wanted:
-            # Late or never asked for: the institution is told to stop, and nothing of it is kept.
-            session.post(acknowledgement(reply_to))
+            # Late or never asked for: nothing of it is kept.
             announced.offset = 0
         session.upload = Upload(Assembler(announced, self._most_bytes()), is_wanted)
+        if not is_wanted:
+            _log.info("%s sent a reply that nobody waits for", session.member.name)
+            session.post(acknowledgement(reply_to))
 
     async def _grown(self, session: Session, data: bytes) -> None:
         upload = session.upload
@@ -330,7 +355,7 @@ class Hub(FederationServicer):
             for session in sessions:
                 is_member = session.identity in members
                 if not is_member:
-                    self.owing.refuse(session.member.node_id, "this institution was revoked")
+                    self.owing.refuse(session.member.node_id, supervision.REVOKED)
                 supervision.look_after(session, is_member, self._now())
             if time.monotonic() - heard_at > supervision.HEARD_S:
                 heard_at, names = time.monotonic(), supervision.heard_of_late(sessions)
@@ -345,6 +370,14 @@ class Hub(FederationServicer):
     async def Probe(self, request: ProbeRequest, context: Any) -> ProbeReply:  # noqa: N802
         """See `Renewal.probe`."""
         return await self._renewal.probe(request, context)
+
+
+async def _parsed(incoming: AsyncIterator[ClientFrame]) -> AsyncIterator[ClientFrame]:
+    try:
+        async for frame in incoming:
+            yield frame
+    except DecodeError as error:
+        raise BadFrame("what came is no frame") from error
 
 
 def _note_heard(names: list[str], now: datetime, records: Records) -> None:

@@ -30,9 +30,12 @@ class Owed:
         asked = self.message.metadata
         back = Route(asked.run_id, asked.dst_node_id, asked.src_node_id, f"{self.message_id}-reply", self.message_id)
         try:
-            return decode(reply, back)
+            message = decode(reply, back)
         except BadMessage as error:
             return self.failed(str(error))
+        if message.metadata.message_type != asked.message_type:
+            return self.failed("it answers another kind of message")
+        return message
 
     def failed(self, reason: str) -> Message:
         """An answer in the institution's place."""
@@ -119,6 +122,8 @@ class Owing:
             for node_id in [node for node, owed in self._owed.items() if owed.message_id in wanted]:
                 del self._owed[node_id]
                 self._partial.pop(node_id, None)
+            for message_id in wanted:
+                self._replies.pop(message_id, None)
 
     def came(self, node_id: int) -> None:
         """The institution is connected."""

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -56,6 +57,9 @@ class Session:
         Raises:
             BadFrame: the institution asks without reading the answers.
         """
+        if isinstance(item, tuple):
+            # One instruction is owed at a time, so an earlier one that still waits was given up.
+            self.outbox = deque(waiting for waiting in self.outbox if isinstance(waiting, ServerFrame))
         if len(self.outbox) >= _MOST_WAITING:
             raise BadFrame("more is asked for than is read")
         self.outbox.append(item)
@@ -70,10 +74,10 @@ class Session:
         """Until there is something to send, or for so long."""
         if not self.outbox:
             self._stirred.clear()
-            try:
-                await asyncio.wait_for(self._stirred.wait(), patience_s)
-            except TimeoutError:
-                return
+            # Not wait_for: in Python 3.11 it can swallow the cancellation that ends a stream.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await self._stirred.wait()
 
     def announcement(self, message_id: str, parts: Parts, partial: Assembler | None) -> tuple[Begin, Parts]:
         """An instruction, from where the institution has it; and what the server has of its reply."""

@@ -147,6 +147,11 @@ class Store:
         )
         return {bytes(key_hash) for (key_hash,) in rows}
 
+    def revoked_nodes(self) -> set[int]:
+        """Node ids of former members."""
+        rows = self._db.execute("SELECT node_id FROM institutions WHERE revoked_at IS NOT NULL")
+        return {node_id for (node_id,) in rows}
+
     def institutions(self) -> list[Institution]:
         """All members and former members, by name."""
         rows = self._db.execute("SELECT name, node_id, enrolled_at, revoked_at FROM institutions ORDER BY name")

@@ -14,6 +14,7 @@ from lepton_fl.link import frames
 from lepton_server.renewal import ended
 from lepton_server.session import Session
 
+REVOKED = "this institution was revoked"
 LOOK_S = 1.0
 HEARD_S = 10.0  # how often it is written down who was heard
 
@@ -21,7 +22,7 @@ HEARD_S = 10.0  # how often it is written down who was heard
 def look_after(session: Session, is_member: bool, now: datetime) -> None:
     """Close the stream if it may not go on."""
     if not is_member:
-        session.close(grpc.StatusCode.PERMISSION_DENIED, "this institution was revoked")
+        session.close(grpc.StatusCode.PERMISSION_DENIED, REVOKED)
     elif now >= session.not_after:
         session.close(grpc.StatusCode.UNAUTHENTICATED, ended(session.not_after))
     elif time.monotonic() - session.last_heard > frames.SILENCE_S:
