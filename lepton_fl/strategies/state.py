@@ -33,7 +33,8 @@ def state_of(strategy: flower.Strategy) -> Arrays:
     if isinstance(model, ArrayRecord):
         # A record's order matters to Flower, and a file of named arrays has none.
         state |= {f"{_MODEL}/{index:06}/{name}": one.numpy() for index, (name, one) in enumerate(model.items())}
-    return state
+    # numpy makes bare numbers of arrays without dimensions.
+    return {path: np.asarray(value) for path, value in state.items()}
 
 
 def restore(strategy: flower.Strategy, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
