@@ -142,6 +142,7 @@ def _conduct(prepared: Prepared, hub: Hub, kept: tuple[Runs, StoredRun, Place], 
 def _unfinished(config: ServerConfig, settings: str, home: Home, runs: Runs) -> StoredRun | None:
     """The run to continue, if there is one; one with other settings is given up or refused."""
     found = runs.unfinished()
+    _sweep(home, None if found is None else found.run_id)
     if found is None or found.asked.settings == settings:
         return found
     if not config.abandon:
@@ -149,6 +150,13 @@ def _unfinished(config: ServerConfig, settings: str, home: Home, runs: Runs) -> 
     runs.end(found.run_id, "abandoned", "", _now())
     shutil.rmtree(home.checkpoints / str(found.run_id), ignore_errors=True)
     return None
+
+
+def _sweep(home: Home, unfinished: int | None) -> None:
+    """Remove what a server that was killed after the end of its run left behind."""
+    for folder in home.checkpoints.glob("*"):
+        if folder.name != str(unfinished):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _gather(config: ServerConfig, home: Home, hub: Hub) -> tuple[str, ...]:
