@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import grpc
@@ -16,9 +16,10 @@ import torch
 from lepton_client.home import Home
 from lepton_client.limits import Limits, Refused, refuse_beyond
 from lepton_client.metrics import Standing
+from lepton_client.records import own_site
 from lepton_client.rounds import OnDisk
 from lepton_client.stream import Acknowledged, Ended, Instruction, Stream, Take
-from lepton_fl.errors import ConfigError, DataError, LeptonError
+from lepton_fl.errors import ConfigError, LeptonError
 from lepton_fl.federation.client_app import client_app
 from lepton_fl.federation.codec import BadMessage, Route, decode, encode
 from lepton_fl.federation.terms import from_json, program
@@ -26,8 +27,7 @@ from lepton_fl.flower import CLIENT_APP_RAISED, ClientApp, Context, Error, Messa
 from lepton_fl.link.frames import LARGEST_TERMS, PROTOCOL, Assembler, Parts
 from lepton_fl.link.spool import Spool
 from lepton_fl.privacy.units import RecordPrivacy
-from lepton_fl.tasks.task import DataSource, Request
-from lepton_fl.training.examples import Site
+from lepton_fl.tasks.task import DataSource
 from lepton_fl.v1.federation_pb2 import Held, Hello, Welcome
 
 _log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class Agent:
             raise ConfigError("the terms of the run are too long; nothing was trained; tell the operator")
         terms = from_json(welcome.terms)
         refuse_beyond(self._own.limits, terms)
-        site = _own_site(terms.task.load(Request(self._own.source, terms.holdout, None)).sites, self._home.institution)
+        site = own_site(terms, self._own.source, self._home.institution)
         made = program(terms, welcome.institutions).on(self._own.device)
         enter_run(welcome.run_id)
         context = Context(welcome.run_id, welcome.node_id, {"institution": site.institution}, RecordDict(), {})
@@ -188,20 +188,3 @@ def _carried_out(job: Job, message_id: str, parts: Parts) -> Parts:
         _log.warning("could not answer: %s: %s", type(error).__name__, error, extra={"run": job.run_id})
         reason = type(error).__name__
     return encode(Message(Error(CLIENT_APP_RAISED, reason), reply_to=message))
-
-
-def _own_site(sites: tuple[Site, ...], institution: str) -> Site:
-    """This institution's records: the rows under its name, or all rows if there is only one name.
-
-    Raises:
-        DataError: several institutions in the file, none of them this one.
-    """
-    for site in sites:
-        if site.institution == institution:
-            return site
-    if len(sites) == 1:
-        return replace(sites[0], institution=institution)
-    raise DataError(
-        f"the file has {len(sites)} institutions and none is called {institution}; nothing was trained; give this "
-        "institution's own file"
-    )
