@@ -157,18 +157,22 @@ class Hub(FederationServicer):
         session = await self._admitted(request_iterator, context)
         name = session.member.name
         self._enter(session)
-        await self._disk.aside(lambda records: records.presence.connected(name, self._now()))
         reader = asyncio.create_task(self._read(session, request_iterator))
         # A writer may be stuck in a full window; it must not delay the end of a stream.
         writer = asyncio.create_task(self._write(session, context))
         watcher = asyncio.create_task(session.closed.wait())
         try:
+            await self._disk.aside(lambda records: records.presence.connected(name, self._now()))
             done, _ = await asyncio.wait((reader, writer, watcher), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-        except (BadFrame, LeptonError) as error:
-            _log.warning("%s: %s", session.member.name, error, extra={"institution": session.member.name})
+        except BadFrame as error:
+            _log.warning("%s: %s", name, error, extra={"institution": name})
             session.close(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except LeptonError as error:
+            # The operator's matter: the institution keeps what it sent and hears nothing of our disks.
+            _log.error("%s: %s", name, error, extra={"institution": name})
+            session.close(grpc.StatusCode.UNAVAILABLE, "the server cannot keep anything now")
         except grpc.aio.UsageError as error:
             # The peer vanished while something was being written to it.
             _log.info("%s: %s", session.member.name, type(error).__name__)
@@ -285,7 +289,7 @@ class Hub(FederationServicer):
             session.last_heard = time.monotonic()
             self.received_bytes += frame.ByteSize()
             if self.sessions.get(session.member.node_id) is not session:
-                return
+                continue  # replaced; the goodbye is on its way
             kind = frame.WhichOneof("frame")
             if kind == "begin":
                 self._announced(session, frame.begin)
