@@ -118,7 +118,7 @@ def test_four_hospitals_train_over_mutual_tls_the_very_model_of_a_simulation(fed
     assert {key: over_the_network[key] for key in same} == {key: in_one_process[key] for key in same}
     for client in clients:
         client.send_signal(signal.SIGTERM)
-        assert client.wait(20) == 0
+        assert client.wait(PATIENCE_S) == 0
     assert "Traceback" not in (federation.folder / "server.log").read_text()
 
 
@@ -153,10 +153,10 @@ def test_a_revoked_institution_is_cut_off_and_kept_out(federation: Federation) -
     client = federation.client("Cleveland", *PUBLIC)
     federation.wait_for("server.log", "Cleveland connected")
     assert call("lepton-server", "revoke", "Cleveland", "--home", "server", cwd=federation.folder).returncode == 0
-    assert client.wait(20) == 7
+    assert client.wait(PATIENCE_S) == 7
     assert "this institution was revoked" in (federation.folder / "Cleveland.log").read_text()
     again = federation.client("Cleveland", *PUBLIC)
-    assert again.wait(20) == 7
+    assert again.wait(PATIENCE_S) == 7
     assert "not a member's, or was revoked" in (federation.folder / "Cleveland.log").read_text()
 
 
@@ -177,7 +177,7 @@ def test_an_institution_refuses_terms_beyond_its_limits(
     federation.wait_for("server.log", "waiting for 1 institutions")
     assert federation.enroll("Cleveland", invitation).returncode == 0
     client = federation.client("Cleveland", *limits)
-    assert client.wait(60) == 7
+    assert client.wait(PATIENCE_S) == 7
     said = (federation.folder / "Cleveland.log").read_text()
     assert reason in said
     assert "nothing was read or sent" in said
