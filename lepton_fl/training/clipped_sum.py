@@ -9,6 +9,7 @@ Source: Abadi et al. 2016, "Deep Learning with Differential Privacy", algorithm 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,7 @@ from lepton_fl.errors import UnsupportedModel
 from lepton_fl.training.device import device_of
 from lepton_fl.training.examples import Examples, per_record_loss
 
+_BLOCK = 1 << 18  # numbers taken to float64 at once: memory stays that of the gradients, and a block in the cache
 _LARGEST_NORM = 1e18  # times the clipping norm; a record beyond is broken
 
 
@@ -136,21 +138,34 @@ def _add_clipped(gradients: list[Tensor], clipping_norm: float, out: Tensor) -> 
         gradients: one float32 [n, size] per parameter; rows that are not finite are set to zero here,
             since 0 * NaN would still be NaN.
     """
-    norms = torch.stack([torch.linalg.vector_norm(g, dim=1, dtype=torch.float64) for g in gradients]).norm(dim=0)
+    norms = torch.stack(
+        [torch.linalg.vector_norm(block, dim=1) for g in gradients for _, block in _in_float64(g)]
+    ).norm(dim=0)
     # NaN and infinity fail the comparison; so does a norm whose factor would lose its bits in float32.
     bad = ~(norms < _LARGEST_NORM * clipping_norm)
     if bool(bad.any()):
         for gradient in gradients:
             gradient[bad] = 0.0
         norms = torch.where(bad, torch.zeros_like(norms), norms)
-    # A GPU may round a float32 product to 10 bits (TF32), which `noise.clip_target` sets nothing aside for.
-    precision = torch.float32 if out.device.type == "cpu" else torch.float64
-    factors = (clipping_norm / norms.clamp(min=clipping_norm)).to(precision)
+    # In float64: n float32 terms that are much alike round a sum by up to n^2 2^-24 clipping norms, and how they round
+    # depends on who is in the batch, which would let one record move the sum by more than the clipping norm.
+    factors = clipping_norm / norms.clamp(min=clipping_norm)
     start = 0
     for gradient in gradients:
-        size = gradient.shape[1]
-        out[start : start + size] += (factors @ gradient.to(precision)).double()
-        start += size
+        for column, block in _in_float64(gradient):
+            out[start + column : start + column + block.shape[1]] += factors @ block
+        start += gradient.shape[1]
+
+
+def _in_float64(gradient: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Blocks of columns [n, some] in float64, each with its first column's number; valid until the next one."""
+    records, columns = gradient.shape
+    width = min(columns, max(1, _BLOCK // max(1, records)))
+    # One piece of memory for all blocks: the system's price for new pages would be most of the time.
+    memory = torch.empty(records, width, dtype=torch.float64, device=gradient.device)
+    for column in range(0, columns, width):
+        part = gradient[:, column : column + width]
+        yield column, memory[:, : part.shape[1]].copy_(part)
 
 
 def refuse_coupled_records(model: nn.Module, features: tuple[int, ...]) -> None:

@@ -22,7 +22,7 @@ from lepton_fl.models.mlp import Mlp
 from lepton_fl.models.shape import Shape
 from lepton_fl.models.tanh_cnn import TanhCnn
 from lepton_fl.privacy.randomness import Randomness
-from lepton_fl.training.clipped_sum import OpacusClippedSum
+from lepton_fl.training.clipped_sum import OpacusClippedSum, _add_clipped
 from lepton_fl.training.examples import Examples, per_record_loss
 from lepton_fl.training.local import LocalTask
 from lepton_fl.training.private import Draws, Mechanism, take_step, train_privately
@@ -146,6 +146,28 @@ def test_no_record_moves_the_sum_by_more_than_the_clipping_norm(clipping_norm: f
     without = batch.at(torch.arange(6))
     moved = clipped_sum(model, batch, clipping_norm) - clipped_sum(model, without, clipping_norm)
     assert float(moved.norm()) <= clipping_norm * (1 + 1e-5)
+
+
+def test_records_that_are_much_alike_do_not_eat_the_margin_for_rounding() -> None:
+    """A sum in float32 would: it is seen to move by 1 + 1e-4 clipping norms on such a batch."""
+    draw = torch.Generator().manual_seed(1)
+    records = torch.randn(1, 40, generator=draw) + 1e-3 * torch.randn(4096, 40, generator=draw)
+    sums = []
+    for kept in (records, records[1:]):
+        out = torch.zeros(40, dtype=torch.float64)
+        _add_clipped([kept.clone()], 1.0, out)
+        sums.append(out)
+    assert float((sums[0] - sums[1]).norm()) <= 1.0 + 1e-8
+
+
+def test_a_gradient_wider_than_a_block_is_summed_whole() -> None:
+    draw = torch.Generator().manual_seed(2)
+    gradients = [torch.randn(200, size, generator=draw) for size in (3, 5000, 1)]
+    out = torch.zeros(5004, dtype=torch.float64)
+    _add_clipped([gradient.clone() for gradient in gradients], 0.5, out)
+    rows = torch.cat(gradients, dim=1).double()
+    expected = (rows * (0.5 / rows.norm(dim=1).clamp(min=0.5))[:, None]).sum(dim=0)
+    assert torch.allclose(out, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_record_within_the_bound_is_not_changed() -> None:
