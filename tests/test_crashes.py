@@ -26,7 +26,7 @@ from test_federation import PUBLIC, Federation, call, federation  # noqa: F401 -
 HERE = Path(__file__).resolve().parent
 HOSPITALS = ["Cleveland", "Hungary", "VA Long Beach"]
 ROUNDS = 10
-RUN = [f"rounds={ROUNDS}", "seed=1", "strategy=fedadam", "training.local_steps=300", "training.sampling_rate=0.2"]
+RUN = [f"rounds={ROUNDS}", "seed=1", "strategy=fedadam", "training.local_steps=60", "training.sampling_rate=0.2"]
 PATIENCE_S = 120
 
 
