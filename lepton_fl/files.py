@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from lepton_fl.errors import LeptonError
 
 SECRET = 0o600
 READABLE = 0o644
+_LOOKS, _LOOK_S = 20, 0.02  # how long a lock may be held by those who only look who holds it
 
 
 class InUse(LeptonError):
@@ -23,21 +27,32 @@ class InUse(LeptonError):
     exit_code = 9
 
 
-def replace_file(path: Path, content: bytes, mode: int = READABLE) -> None:
+@dataclass(frozen=True)
+class Holder:
+    """The process that works in a home."""
+
+    process: int | None  # its id where it runs; None: its file does not say
+    since: datetime
+
+
+def replace_file(path: Path, content: bytes, mode: int = READABLE, is_durable: bool = True) -> None:
     """The file holds `content` and is on disk; a crash leaves what was there before, never a part.
 
     Args:
         mode: never wider, not even for a moment; the process's umask may narrow it.
+        is_durable: False for what may be lost when the power fails, and is written too often to wait for the disk.
     """
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        if is_durable:
+            file.flush()
+            os.fsync(file.fileno())
     partial.replace(path)
-    sync_folder(path.parent)
+    if is_durable:
+        sync_folder(path.parent)
 
 
 def write_secret(path: Path, content: bytes) -> None:
@@ -63,19 +78,33 @@ def only_process(path: Path) -> Iterator[None]:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, SECRET)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+        if not _locked(descriptor):
             raise InUse(
-                f"{path.parent} is in use by process {holder or 'unknown'}; nothing was started; stop that one, or "
-                "use another --home"
-            ) from error
+                f"{path.parent} is in use by process {_process(descriptor) or 'unknown'}; nothing was started; stop "
+                "that one, or use another --home"
+            )
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    """Whether the lock could be had; whoever only looks (`is_in_use`) holds it for an instant, which is waited out."""
+    for _ in range(_LOOKS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOOK_S)
+        else:
+            return True
+    return False
+
+
+def _process(descriptor: int) -> int | None:
+    text = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+    return int(text) if text.isdecimal() else None
 
 
 def is_in_use(path: Path) -> bool:
@@ -91,3 +120,15 @@ def is_in_use(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def holder(path: Path) -> Holder | None:
+    """The process that holds this lock file now, and since when; None if there is none."""
+    if not is_in_use(path):
+        return None
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        # Written once, by the process that took the lock.
+        return Holder(_process(descriptor), datetime.fromtimestamp(os.fstat(descriptor).st_mtime, UTC))
+    finally:
+        os.close(descriptor)

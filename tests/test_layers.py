@@ -15,7 +15,7 @@ LAYERS = [
     {"lepton_fl.errors"},
     {"lepton_fl.files"},
     {"lepton_fl.link", "lepton_fl.prometheus"},
-    {"lepton_fl.command", "lepton_fl.config", "lepton_fl.flower"},
+    {"lepton_fl.command", "lepton_fl.config", "lepton_fl.flower", "lepton_fl.show"},
     {"lepton_fl.privacy", "lepton_fl.models"},
     {"lepton_fl.training"},
     {"lepton_fl.tasks", "lepton_fl.strategies", "lepton_fl.evaluation"},

@@ -17,8 +17,8 @@ NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", THREATS)))
 # "`this` and `that` in `lepton_fl/file.py`"
 CODE = re.findall(r"((?:`\w+`(?:, | and )?)+) in `((?:lepton_fl|server|client)/[\w/]+\.py)`", THREATS)
 VERBS = {
-    "lepton-server": {"init", "invite", "institutions", "revoke", "run"},
-    "lepton-client": {"enroll", "check", "run"},
+    "lepton-server": {"init", "invite", "institutions", "revoke", "run", "status"},
+    "lepton-client": {"enroll", "check", "run", "status"},
 }
 
 

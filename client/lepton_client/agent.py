@@ -15,14 +15,14 @@ import torch
 
 from lepton_client.home import Home
 from lepton_client.limits import Limits, Refused, refuse_beyond
-from lepton_client.metrics import Standing
 from lepton_client.records import own_site
 from lepton_client.rounds import OnDisk
+from lepton_client.standing import Joined, Promise, Standing
 from lepton_client.stream import Acknowledged, Ended, Instruction, Stream, Take
 from lepton_fl.errors import ConfigError, LeptonError
-from lepton_fl.federation.client_app import client_app
+from lepton_fl.federation.client_app import ClientProgram, client_app
 from lepton_fl.federation.codec import BadMessage, Route, decode, encode
-from lepton_fl.federation.terms import from_json, program
+from lepton_fl.federation.terms import Terms, from_json, program
 from lepton_fl.flower import CLIENT_APP_RAISED, ClientApp, Context, Error, Message, MessageType, RecordDict, enter_run
 from lepton_fl.link.frames import LARGEST_TERMS, PROTOCOL, Assembler, Parts
 from lepton_fl.link.spool import Spool
@@ -73,7 +73,7 @@ class Agent:
         self._spool = Spool(home.path / "spool")
         self._job: Job | None = None
         self._partial: Assembler | None = None
-        self.standing = Standing()
+        self.standing = Standing(home.path)
 
     def connect(self, channel: grpc.Channel) -> Ended:
         """Serve one connection until it ends; what came of an instruction is kept for the next."""
@@ -85,7 +85,7 @@ class Agent:
             return self._serve(stream)
         finally:
             stream.close()
-            self.standing.is_connected = False
+            self.standing.left()
             self._partial = stream.partial
 
     def _serve(self, stream: Stream) -> Ended:
@@ -122,14 +122,10 @@ class Agent:
         spent = OnDisk(self._home.path / "rounds", welcome.run_id)
         app = client_app(made, {site.institution: site}, spent)
         self._job = Job(welcome.run_id, welcome.node_id, app, context, spent, self._own.limits.exact_counts)
-        self.standing.joined(terms, spent, site.institution)
-        privacy = terms.privacy
-        promise = (
-            f"per {privacy.unit}, epsilon {privacy.epsilon:g} at delta {privacy.delta:g}"
-            if isinstance(privacy, RecordPrivacy) and terms.seed is None
-            else "NOT PRIVATE"
-        )
-        joined = f"joined a run: {terms.task.title}, {terms.rounds} rounds, {promise}"
+        run = Joined(welcome.run_id, terms.task.title, terms.rounds, _promise(terms, made))
+        self.standing.joined(run)
+        told = "NOT PRIVATE" if run.promise is None else _told(run.promise)
+        joined = f"joined a run: {run.title}, {run.rounds} rounds, {told}"
         _log.info("%s", joined, extra={"run": welcome.run_id, "institution": site.institution})
 
     def _answer(self, instruction: Instruction) -> Parts | None:
@@ -162,6 +158,25 @@ class Agent:
                 "released; make room, then run the same command again"
             ) from error
         self._reached("reply kept")
+
+
+def _promise(terms: Terms, made: ClientProgram) -> Promise | None:
+    """What the run promises here; None where it promises nothing."""
+    privacy, mechanism = terms.privacy, made.mechanism
+    if not isinstance(privacy, RecordPrivacy) or mechanism is None or terms.seed is not None:
+        return None
+    return Promise(
+        unit=privacy.unit,
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        noise_multiplier=mechanism.noise_multiplier,
+        sampling_rate=mechanism.sampling_rate,
+        local_steps=terms.training.local_steps,
+    )
+
+
+def _told(promise: Promise) -> str:
+    return f"per {promise.unit}, epsilon {promise.epsilon:g} at delta {promise.delta:g}"
 
 
 def _carried_out(job: Job, message_id: str, parts: Parts) -> Parts:

@@ -25,21 +25,25 @@ usage: lepton-client VERB ...
                             clipped, unknown categories, balance of the label per sensitive group; then what would
                             leave in a run, the GPU seen, room on the disk. Nothing leaves this machine.
   lepton-client run data.path=FILE [--home DIR]
-                            connect, and train whenever a run asks, until stopped
+                            connect, and train whenever a run asks, until stopped; after a crash or a stop the
+                            same command goes on where it was
+  lepton-client status [--json] [--watch] [--home DIR]
+                            connected or not, the run, epsilon spent of its budget; --watch: until Ctrl-C
 
 task=      {task}
 
 --home DIR          the institution's folder; else LEPTON_HOME, else ~/.lepton/client
 data.path=FILE      a CSV (also .csv.gz) or Parquet file
 device=cpu|cuda|cuda:N|auto
-                    where to compute; auto: the first GPU, else the CPU
+                    where to compute; auto: the first GPU, else the CPU (check and run)
 limits.epsilon=N    the most epsilon a run may cost here (and .delta); a run that asks for more is refused
 limits.not_private=true limits.exact_counts=true
                     for public data only: seeded or unprotected runs, and exact hold-out counts, too
 log=text|json       lines for people, or one JSON object a line
 metrics_port=N      figures for Prometheus on http://127.0.0.1:N/metrics (run)
 
-exit codes: 0 done, 2 configuration, 4 data, 7 certificate, 8 invitation or enrolment, 130 interrupted
+exit codes: 0 done, 2 configuration, 3 privacy budget, 4 data, 7 certificate or refused, 8 invitation or enrolment,
+9 disk or home in use, 130 interrupted
 """
 
 
@@ -52,6 +56,9 @@ def main() -> None:
     with exit_on_error():
         if verb == "enroll":
             _enroll(rest)
+            return
+        if verb == "status":
+            _status(rest)
             return
         if verb not in ("check", "run"):
             raise ConfigError(f"there is no verb {verb[:40]!r}; nothing was done; lepton-client --help lists them")
@@ -77,6 +84,21 @@ def _enroll(arguments: list[str]) -> None:
     now = datetime.now(UTC)
     home = enroll(from_text(chosen.invitation, now), find(chosen.home), now)
     sys.stderr.write(f"enrolled as {home.institution}; the key in {home.path} never left this machine\n")
+
+
+def _status(arguments: list[str]) -> None:
+    parser = Parser(prog="lepton-client", add_help=False, allow_abbrev=False)
+    parser.add_argument("--home")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--watch", action="store_true")
+    chosen = parser.parse_args(arguments)
+
+    from lepton_client.home import find, open_home
+    from lepton_client.status import lines, look
+    from lepton_fl.show import Look, show
+
+    home = open_home(find(chosen.home))
+    show(Look(lambda now: look(home, now), lines), chosen.json, chosen.watch)
 
 
 def _check_schema() -> type[CheckConfig]:

@@ -42,11 +42,11 @@ class OnDisk:
         Raises:
             BudgetSpent: the file is damaged, so what was spent is unknown.
         """
-        begun = self._read()
-        if begun is None:
+        last = begun(self._path)
+        if last is None:
             return 0
-        is_again = begun.instruction == self._instruction and not begun.is_answered
-        return begun.round - 1 if is_again else begun.round
+        is_again = last.instruction == self._instruction and not last.is_answered
+        return last.round - 1 if is_again else last.round
 
     def note(self, institution: str, round: int) -> None:
         """See `RoundsSpent.note`."""
@@ -54,18 +54,24 @@ class OnDisk:
 
     def answered(self, instruction: str) -> None:
         """The answer to this instruction is complete and about to leave: from now on its round is never repeated."""
-        begun = self._read()
-        if begun is not None and begun.instruction == instruction and not begun.is_answered:
-            self._write(Begun(begun.round, instruction, is_answered=True))
+        last = begun(self._path)
+        if last is not None and last.instruction == instruction and not last.is_answered:
+            self._write(Begun(last.round, instruction, is_answered=True))
 
-    def _read(self) -> Begun | None:
-        if not self._path.exists():
-            return None
-        try:
-            content = json.loads(self._path.read_text())
-            return Begun(int(content["round"]), str(content["instruction"]), content["is_answered"] is not False)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BudgetSpent(f"{self._path} is damaged, so what was spent is unknown; nothing was released") from error
+    def _write(self, round: Begun) -> None:
+        write_secret(self._path, json.dumps(asdict(round)).encode())
 
-    def _write(self, begun: Begun) -> None:
-        write_secret(self._path, json.dumps(asdict(begun)).encode())
+
+def begun(path: Path) -> Begun | None:
+    """The last round that was begun, as this run's file says; None before the first.
+
+    Raises:
+        BudgetSpent: the file is damaged, so what was spent is unknown.
+    """
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        return Begun(int(content["round"]), str(content["instruction"]), content["is_answered"] is not False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BudgetSpent(f"{path} is damaged, so what was spent is unknown; nothing was released") from error

@@ -16,6 +16,7 @@ import grpc
 from lepton_client.agent import Agent, Own, Reached
 from lepton_client.home import Home, find, open_home
 from lepton_client.limits import Limits, Refused
+from lepton_client.metrics import figures
 from lepton_client.preflight import greeted, local
 from lepton_client.renewal import HOURLY, kept_renewed
 from lepton_client.stream import Ended
@@ -73,7 +74,7 @@ def run(config: AgentConfig, reached: Reached = _nothing) -> None:
         _say(f"device      {describe(device)}")
     signal.signal(signal.SIGTERM, _stop)
     agent = Agent(home, Own(config.data, config.limits, device), reached)
-    with only_process(home.lock), served(config.metrics_port, agent.standing.figures):
+    with only_process(home.lock), served(config.metrics_port, lambda: figures(agent.standing)):
         _serve_run_after_run(agent, home)
 
 
@@ -83,6 +84,7 @@ def _serve_run_after_run(agent: Agent, home: Home) -> NoReturn:
         for address in home.addresses:
             ended = _connect(agent, home, address)
             news = _news(ended, home, address)
+            agent.standing.noticed(news)
             if news != told:
                 _say(news)
                 told = news
@@ -96,6 +98,7 @@ def _connect(agent: Agent, home: Home, address: str) -> Ended:
     ca, key, certificate = home.credentials()
     credentials = grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=certificate)
     with grpc.secure_channel(address, credentials) as channel, kept_renewed(channel, home, HOURLY):
+        agent.standing.calls(address)
         ended = agent.connect(channel)
     if ended.code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.FAILED_PRECONDITION):
         raise Refused(f"the server at {address} refused: {ended.detail}; nothing more was sent; ask the operator")

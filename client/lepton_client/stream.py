@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from lepton_client.metrics import Standing
+from lepton_client.standing import Standing
 from lepton_fl.link import frames
 from lepton_fl.link.frames import Assembler, BadFrame, Parts
 from lepton_fl.v1.federation_pb2 import Begin, Chunk, ClientFrame, Heartbeat, Held, Hello, Welcome

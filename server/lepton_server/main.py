@@ -19,9 +19,11 @@ usage: lepton-server VERB [--home DIR] ...
 
   lepton-server init --host fl.example.org       make the CA and the home, once
   lepton-server invite "North Hospital"          print an invitation for one institution: one line, one use, 24 hours
-  lepton-server institutions                     who was invited, is a member, was revoked
+  lepton-server institutions [--json]            who was invited, is a member, was revoked; when certificates end
+  lepton-server status [--json] [--watch]        who is connected, the round, epsilon spent; --watch: until Ctrl-C
   lepton-server revoke "North Hospital"          keep an institution out; an open stream is cut within seconds
-  lepton-server run task=heart rounds=10         wait for the institutions, train, write the results, stop
+  lepton-server run task=heart rounds=10         wait for the institutions, train, write the results, stop;
+                                                 after a crash or a stop the same command continues the run
   lepton-server run --help                       the settings of a run
 
 --home DIR            the operator's folder; else LEPTON_HOME, else ~/.lepton/server
@@ -46,6 +48,8 @@ privacy=   {privacy}
 institutions=N      wait for so many; null: every member and every open invitation
 quorum_s=SECONDS    wait so long for them
 round_s=SECONDS     and so long for the answers of a round
+grace_s=SECONDS     one that loses its connection may come back within this time
+abandon=true        give up an unfinished run that was asked for with other settings, and begin this one
 seed=N              reproducible, and therefore labelled not private; null: private
 output=DIR          result.json, rounds.jsonl, model.safetensors, learning_curve.png
 log=text|json       lines for people, or one JSON object a line
@@ -70,7 +74,7 @@ def main() -> None:
 def _plain_verb(arguments: list[str]) -> None:
     parser = Parser(prog="lepton-server", add_help=False, allow_abbrev=False)
     verbs = parser.add_subparsers(dest="verb", parser_class=Parser, required=True)
-    for name in ("init", "invite", "revoke", "institutions"):
+    for name in ("init", "invite", "revoke", "institutions", "status"):
         verb = verbs.add_parser(name, add_help=False, allow_abbrev=False)
         verb.add_argument("--home")
         if name == "init":
@@ -78,8 +82,10 @@ def _plain_verb(arguments: list[str]) -> None:
             verb.add_argument("--name", default="lepton federation")
             verb.add_argument("--port", type=int, default=9410)
             verb.add_argument("--enrolment-port", type=int, default=9411)
-        elif name == "institutions":
+        elif name in ("institutions", "status"):
             verb.add_argument("--json", action="store_true")
+            if name == "status":
+                verb.add_argument("--watch", action="store_true")
         else:
             verb.add_argument("institution")
     chosen = parser.parse_args(arguments)

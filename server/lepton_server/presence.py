@@ -61,9 +61,8 @@ class Presence:
                 )
 
     def all(self) -> list[Seen]:
-        """Every institution that was not revoked, by name."""
+        """Every member and former member, by name."""
         rows = self._db.execute(
-            "SELECT name, connected_at, disconnected_at, last_heard_at FROM institutions WHERE revoked_at IS NULL "
-            "ORDER BY name"
+            "SELECT name, connected_at, disconnected_at, last_heard_at FROM institutions ORDER BY name"
         )
         return [Seen(name, *(None if text is None else as_time(text) for text in times)) for name, *times in rows]

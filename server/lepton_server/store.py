@@ -157,6 +157,10 @@ class Store:
         rows = self._db.execute("SELECT name, node_id, enrolled_at, revoked_at FROM institutions ORDER BY name")
         return [_institution(row) for row in rows]
 
+    def certificate_ends(self) -> dict[str, datetime]:
+        """When each institution's certificate ends; the last of it, of one that was revoked."""
+        return {name: as_time(end) for name, end in self._db.execute("SELECT institution, not_after FROM keys")}
+
     def open_invitations(self, now: datetime) -> list[Invited]:
         """Invitations that could still be used, by name."""
         rows = self._db.execute(

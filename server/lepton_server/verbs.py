@@ -1,4 +1,4 @@
-"""The verbs that need no run: init, invite, revoke, institutions."""
+"""The verbs that need no run: init, invite, revoke, institutions, status."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from lepton_fl.errors import ConfigError
 from lepton_fl.link import invitation
 from lepton_fl.link.invitation import Invitation
+from lepton_fl.show import Look, at, show
 from lepton_server.home import Addresses, find, open_home
 from lepton_server.home import init as init_home
 from lepton_server.store import Store
@@ -57,24 +58,37 @@ def revoke(chosen: argparse.Namespace) -> None:
 
 
 def institutions(chosen: argparse.Namespace) -> None:
-    """List members, former members and open invitations."""
+    """List members, former members and open invitations, each with the end of its certificate."""
     home = open_home(find(chosen.home))
     store = Store(home.database)
     try:
+        ends = store.certificate_ends()
         rows = [
-            (one.name, "revoked" if one.revoked_at else "member", one.revoked_at or one.enrolled_at)
+            (one.name, "revoked" if one.revoked_at else "member", one.revoked_at or one.enrolled_at, ends.get(one.name))
             for one in store.institutions()
         ]
         rows += [
-            (one.institution, "invited until", one.expires_at) for one in store.open_invitations(datetime.now(UTC))
+            (one.institution, "invited until", one.expires_at, None)
+            for one in store.open_invitations(datetime.now(UTC))
         ]
     finally:
         store.close()
     if chosen.json:
-        keys = ("institution", "state", "at")
-        sys.stdout.write(
-            json.dumps([dict(zip(keys, (*row[:2], row[2].isoformat()), strict=True)) for row in rows]) + "\n"
-        )
+        said = [
+            {"institution": name, "state": state, "at": when.isoformat(), "certificate_ends": end and end.isoformat()}
+            for name, state, when, end in rows
+        ]
+        sys.stdout.write(json.dumps(said) + "\n")
         return
     width = max((len(row[0]) for row in rows), default=0)
-    sys.stdout.writelines(f"{name:<{width}}  {state:<13}  {at:%Y-%m-%d %H:%M} UTC\n" for name, state, at in rows)
+    for name, state, when, end in rows:
+        certificate = "" if end is None else f"  certificate until {at(end)}"
+        sys.stdout.write(f"{name:<{width}}  {state:<13}  {at(when)}{certificate}\n")
+
+
+def status(chosen: argparse.Namespace) -> None:
+    """Show who is connected, the run, and what it has spent."""
+    from lepton_server.status import lines, look
+
+    home = open_home(find(chosen.home))
+    show(Look(lambda now: look(home, now), lines), chosen.json, chosen.watch)

@@ -17,8 +17,8 @@ import pytest
 from cryptography import x509
 from lepton_client import renewal
 from lepton_client.enrolment import EnrolmentFailed, enroll
-from lepton_client.metrics import Standing
 from lepton_client.renewal import Pace, RenewalFailed, is_due, kept_renewed
+from lepton_client.standing import Standing
 from lepton_client.stream import Ended, Stream, Take
 from lepton_server.enrolment import Enrolment
 from lepton_server.store import StoreError
@@ -58,7 +58,7 @@ def connected(operator, home, channel):
     """A stream that the hub has taken in, and the hub's side of it."""
     before = len(operator.hub.shown)
     node_id = operator.with_store(lambda store: store.member(identity(home))).node_id
-    stream = Stream(channel, Hello(protocol=PROTOCOL), Take(1 << 20), Standing())
+    stream = Stream(channel, Hello(protocol=PROTOCOL), Take(1 << 20), Standing(home.path))
     until(lambda: len(operator.hub.shown) > before and node_id in operator.hub.sessions)
     return stream, operator.hub.sessions[node_id]
 
