@@ -24,12 +24,13 @@ class RoundReport:
     round: int
     cohort: tuple[str, ...] = ()
     replied: tuple[str, ...] = ()
-    refused: Mapping[str, str] = field(default_factory=dict)  # institution: reason
+    refused: Mapping[str, str] = field(default_factory=dict)  # institution: why its update was left out
     metrics: Metrics | None = None
     metrics_by_institution: Mapping[str, Metrics] = field(default_factory=dict)
     epsilon: float | None = None  # spent by the institution that was asked most often; None without privacy
     seconds: float = 0.0
     skipped: str | None = None  # why the model is the one before; None if the round made a new one
+    not_evaluated: Mapping[str, str] = field(default_factory=dict)  # institution: why it counted nothing
 
     def as_plain(self) -> dict[str, Any]:
         """Only dictionaries, lists, texts and numbers; `from_plain` is the inverse."""

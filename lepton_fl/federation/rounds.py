@@ -141,7 +141,7 @@ class Rounds(strategies.Strategy):
         asked_most = max(self._asked.values(), default=0)
         report = replace(
             self._report,
-            refused={**self._report.refused, **refused},
+            not_evaluated=refused,
             metrics=pooled,
             metrics_by_institution={name: from_counts(counts[name]) for name in sorted(counts)},
             epsilon=self._run.epsilon_after(asked_most) if self._run.epsilon_after else None,

@@ -138,6 +138,7 @@ def report_as_json(report: RoundReport, claim: Claim) -> dict[str, Any]:
         "cohort": list(report.cohort),
         "replied": list(report.replied),
         "refused": dict(report.refused),
+        "not_evaluated": dict(report.not_evaluated),
         "skipped": report.skipped,
         "metrics": metrics_as_json(report.metrics),
         "private": claim.is_private,

@@ -136,6 +136,11 @@ class PlainVoice:
         self._write(round_line(report, self.facts))
         for institution, reason in report.refused.items():
             self._write(f"  {institution} left out: {reason}")
+        # What an institution does not count it rarely counts later: said when it changes.
+        before = self.reports[-2].not_evaluated if len(self.reports) > 1 else {}
+        for institution, reason in report.not_evaluated.items():
+            if before.get(institution) != reason:
+                self._write(f"  {institution} counts no hold-out: {reason}")
         if report.skipped:
             self._write(f"  round {report.round} skipped, the model stays: {report.skipped}")
         self._advance()

@@ -216,7 +216,7 @@ def _is_connected(seen: Seen, holder: Holder | None) -> bool:
 
 def _with_rounds(one: MemberStatus, reports: list[RoundReport], last: RoundReport) -> MemberStatus:
     answered = sum(one.institution in report.replied for report in reports)
-    refused = last.refused.get(one.institution)
+    refused = last.refused.get(one.institution, last.not_evaluated.get(one.institution))
     return replace(one, rounds_answered=answered, has_answered=one.institution in last.replied, refused=refused)
 
 

@@ -459,7 +459,7 @@ SITES = ("clinic", "mill lane", "harbour")
 BAD = "mill lane"
 
 
-def training(bad: Callable[[Message], Message | None], evaluating: bool = False) -> ClientApp:
+def training(bad: Callable[[Message], Message | None], evaluating: bool = False, always: bool = False) -> ClientApp:
     """Institutions that answer (1, ..., 1) and the counts [[3, 1], [1, 3]]; one does something else."""
     app = ClientApp()
 
@@ -469,14 +469,14 @@ def training(bad: Callable[[Message], Message | None], evaluating: bool = False)
     @app.train()
     def train(message: Message, context: Context) -> Message:
         name = str(context.node_config["institution"])
-        if name == BAD and not evaluating:
+        if name == BAD and (always or not evaluating):
             return bad(message)  # type: ignore[return-value]
         scale = {"clinic": 1.0, "harbour": 3.0}.get(name, 2.0)
         return Message(content(ones(scale), **{WEIGHT_KEY: 1}), reply_to=message)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        if context.node_config["institution"] == BAD and evaluating:
+        if context.node_config["institution"] == BAD and (always or evaluating):
             return bad(message)  # type: ignore[return-value]
         metrics = MetricRecord({"counts": [3, 1, 1, 3], "loss-sum": 4.0})
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
@@ -556,16 +556,16 @@ def test_the_others_are_pooled_without_the_institution_that_miscounts(kind: str)
     rounds, _ = two_rounds(training(MISCOUNTS[kind], evaluating=True))
     for report in rounds.reports:
         assert report.replied == ("clinic", "harbour", "mill lane")
-        assert list(report.refused) == [BAD]
+        assert (list(report.refused), list(report.not_evaluated)) == ([], [BAD])
         assert report.metrics is not None
         assert (report.metrics.records, report.metrics.accuracy, report.metrics.loss) == (16, 0.75, 0.5)
         assert list(report.metrics_by_institution) == ["clinic", "harbour"]
 
 
 def test_training_and_evaluation_of_one_institution_may_both_be_refused() -> None:
-    app = training(MISCOUNTS["nothing"])
+    app = training(MISCOUNTS["nothing"], always=True)
     rounds, _ = two_rounds(app)
-    assert list(rounds.reports[0].refused) == [BAD]
+    assert (list(rounds.reports[0].refused), list(rounds.reports[0].not_evaluated)) == ([BAD], [BAD])
 
 
 def test_an_institution_that_was_not_asked_is_not_counted() -> None:

@@ -106,6 +106,7 @@ def test_there_is_one_line_for_each_round(finished: tuple[Outcome, Path]) -> Non
             "cohort",
             "replied",
             "refused",
+            "not_evaluated",
             "skipped",
             "metrics",
             "private",
