@@ -114,18 +114,22 @@ def local(home: Home, now: datetime) -> Iterator[Finding]:
     if is_for_institution(certificate, home.institution):
         yield Finding("purpose", "ok", f"the certificate is for {home.institution}, as a client")
     else:
-        sentence = f"the certificate is not for {home.institution} as a client; ask the operator for a new invitation"
+        sentence = (
+            f"the certificate is not for {home.institution} as a client; nothing was sent; ask the operator for a "
+        )
+        sentence += "new invitation"
         yield Finding("purpose", "failed", sentence)
 
 
 def _validity(certificate: x509.Certificate, now: datetime) -> Finding:
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now < start:
-        sentence = f"the certificate begins at {_at(start)}, and this machine says {_at(now)}; set the clock"
+        sentence = f"the certificate begins at {_at(start)}, and this machine says {_at(now)}; nothing was sent; set "
+        sentence += "the clock"
         return Finding("validity", "failed", sentence)
     if now >= end:
-        sentence = f"this certificate ended at {_at(end)}; ask the operator for a new invitation and enroll again, or "
-        return Finding("validity", "failed", f"{sentence}check this machine's clock")
+        sentence = f"this certificate ended at {_at(end)}; nothing was sent; ask the operator for a new invitation and "
+        return Finding("validity", "failed", f"{sentence}enroll again, or check this machine's clock")
     left = f"{(end - now) / timedelta(days=1):.1f} days left, until {_at(end)}"
     if is_due(certificate, now):
         sentence = f"{left}; renewal is due since {_at(renews_at(certificate))}; lepton-client run renews it by itself"
@@ -193,16 +197,19 @@ def _not_taken(address: str) -> str:
 
 def _wrong_server(error: ssl.SSLCertVerificationError, address: str) -> str:
     if error.verify_code in (_OTHER_HOST, _OTHER_IP):
-        return f"the certificate of the server at {address} is for other names; ask the operator for the right address"
+        return (
+            f"the certificate of the server at {address} is for other names; nothing was sent; ask the operator for "
+            "the right address"
+        )
     if error.verify_code in (_NOT_YET_VALID, _HAS_EXPIRED):
         what = "has ended" if error.verify_code == _HAS_EXPIRED else "has not begun"
         return (
-            f"the certificate of the server at {address} {what} at this machine's time; compare this machine's clock "
-            "with the operator's"
+            f"the certificate of the server at {address} {what} at this machine's time; nothing was sent; compare "
+            "this machine's clock with the operator's"
         )
     return (
-        f"whoever answers at {address} is not of this federation's CA; ask the operator for the right address, and "
-        "whether something in between opens TLS"
+        f"whoever answers at {address} is not of this federation's CA; nothing was sent; ask the operator for the "
+        "right address, and whether something in between opens TLS"
     )
 
 

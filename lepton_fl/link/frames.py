@@ -19,6 +19,7 @@ LARGEST_TERMS = 256 << 10
 LARGEST_ENVELOPE = 16 << 20
 _MOST_ARRAYS = 10_000
 _LONGEST_ID = 64
+_DIGEST_BYTES = 32
 
 
 class BadFrame(LeptonError):
@@ -83,16 +84,28 @@ class Assembler:
         self.announced = announced
         self._sizes = [announced.envelope_bytes, *announced.array_bytes]
         self._left = sum(self._sizes)
+        self._refuse_too_much(most_bytes)
+        self._refuse_senseless()
+        self._came = bytearray()
+        self._sha256 = _of_sizes(self._sizes)
+
+    def _refuse_too_much(self, most_bytes: int) -> None:
         if self._left > most_bytes or len(self._sizes) > _MOST_ARRAYS:
             raise BadFrame(
                 f"a message of {self._left} bytes in {len(self._sizes)} parts is announced; {most_bytes} may come"
             )
-        if announced.envelope_bytes > LARGEST_ENVELOPE:
-            raise BadFrame(f"an envelope of {announced.envelope_bytes} bytes is announced; {LARGEST_ENVELOPE} may come")
-        if announced.offset or self._left == 0 or max(len(self._id()), len(announced.message_id)) > _LONGEST_ID:
-            raise BadFrame("a message is announced that is empty, or of which an unknown part should be here")
-        self._came = bytearray()
-        self._sha256 = _of_sizes(self._sizes)
+        if (envelope := self._sizes[0]) > LARGEST_ENVELOPE:
+            raise BadFrame(f"an envelope of {envelope} bytes is announced; {LARGEST_ENVELOPE} may come")
+        if (longest := max(len(self._id()), len(self.announced.message_id))) > _LONGEST_ID:
+            raise BadFrame(f"an id of {longest} characters is announced; {_LONGEST_ID} may come")
+
+    def _refuse_senseless(self) -> None:
+        if self._left == 0:
+            raise BadFrame("a message is announced that is empty")
+        if self.announced.offset:
+            raise BadFrame("a message is announced of which an unknown part should be here")
+        if len(self.announced.sha256) != _DIGEST_BYTES:
+            raise BadFrame("a message is announced without its SHA-256")
 
     def _id(self) -> str:
         return self.announced.reply_to_message_id or self.announced.message_id

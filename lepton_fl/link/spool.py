@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+
 from lepton_fl.files import write_secret
 from lepton_fl.link import frames
 from lepton_fl.link.frames import Assembler, BadFrame, Parts
@@ -36,8 +38,10 @@ class Spool:
         try:
             length = int.from_bytes(content[:_LENGTH_BYTES], "big")
             announced = Begin.FromString(content[_LENGTH_BYTES : _LENGTH_BYTES + length])
+            if announced.reply_to_message_id != message_id:
+                return None
             return Assembler(announced, len(content)).add(content[_LENGTH_BYTES + length :])
-        except (BadFrame, ValueError):
+        except (BadFrame, DecodeError):
             return None
 
     def holds(self) -> list[str]:

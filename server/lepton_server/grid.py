@@ -76,7 +76,7 @@ class HubGrid(Grid):
         end = time.monotonic() + min(self._hub.limits.round_s, timeout or self._hub.limits.round_s)
         with owing.changed:
             while waiting and (left := end - time.monotonic()) > 0:
-                raise_problem(self._hub)
+                owing.raise_problem()
                 owing.fail_the_long_gone(self._hub.sessions)
                 for message_id in list(waiting):
                     came = owing.collect([message_id])
@@ -115,7 +115,7 @@ def wait_for_members(hub: Hub, enough: Callable[[], bool], patience_s: float | N
     end = time.monotonic() + (hub.limits.quorum_s if patience_s is None else patience_s)
     with changed:
         while not enough():
-            raise_problem(hub)
+            hub.owing.raise_problem()
             if not changed.wait(max(0.0, min(1.0, end - time.monotonic()))) and time.monotonic() >= end:
                 if patience_s is not None:
                     return
@@ -124,9 +124,3 @@ def wait_for_members(hub: Hub, enough: Callable[[], bool], patience_s: float | N
                     f"after {hub.limits.quorum_s:.0f} s only {len(names)} institutions are connected "
                     f"({', '.join(names)}); the rounds before are safe; look at the others, then run again"
                 )
-
-
-def raise_problem(hub: Hub) -> None:
-    """What went wrong in the hub's thread ends the run here."""
-    if hub.problem is not None:
-        raise hub.problem

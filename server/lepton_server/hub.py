@@ -11,8 +11,8 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from lepton_fl.errors import LeptonError
 from lepton_fl.flower import Message
 from lepton_fl.link import frames
 from lepton_fl.link.certificates import key_hash
-from lepton_fl.link.frames import LARGEST_ENVELOPE, Assembler, BadFrame, Parts
+from lepton_fl.link.frames import BadFrame, Parts
 from lepton_fl.v1.federation_pb2 import (
     Begin,
     ClientFrame,
@@ -38,10 +38,12 @@ from lepton_fl.v1.federation_pb2 import (
 from lepton_fl.v1.federation_pb2_grpc import FederationServicer
 from lepton_server import supervision
 from lepton_server.disk import Disk, Records
+from lepton_server.intake import Intake
 from lepton_server.journal import Inbox
 from lepton_server.owing import Owing, owed_by
+from lepton_server.presence import Presence
 from lepton_server.renewal import NOT_A_MEMBERS, Renewal, peer_certificate
-from lepton_server.session import Session, Upload, acknowledgement, frames_of, goodbye, heartbeat
+from lepton_server.session import Session, frames_of, goodbye, heartbeat
 
 _log = logging.getLogger(__name__)
 _HELLO_S = 10.0
@@ -76,21 +78,20 @@ class Hub(FederationServicer):
         self.limits = limits
         self.owing = Owing(limits.grace_s)
         self.sessions: dict[int, Session] = {}  # changed in the event loop, with owing.changed held
-        self.problem: LeptonError | None = None  # for the strategy's thread to raise
         self._renewal, self._now = renewal, renewal.clock
         self._run: RunTerms | None = None
         self.sent_bytes = 0  # in frames, since the start; written by the loop's thread alone
         self.received_bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._disk = Disk(open_records)
-        self._inbox: Inbox | None = None
+        self._intake = Intake(self.owing, self._disk)
         self._known: dict[int, str] = {}  # who was connected since this process began
 
     # -- called from the strategy's thread
 
     def begin_run(self, run: RunTerms) -> None:
         """Tell every connected institution of the run, and each one that connects later."""
-        self._inbox = self._disk.wait(lambda _: run.open_inbox())
+        self._intake.begin_run(self._disk.wait(lambda _: run.open_inbox()), run.reply_bytes)
         with self.owing.changed:
             self._run = run
             sessions = list(self.sessions.values())
@@ -108,11 +109,11 @@ class Hub(FederationServicer):
         Args:
             parts: the message, encoded; a round's instructions share them.
         """
-        run, inbox, node_id = self._run, self._inbox, message.metadata.dst_node_id
-        if run is None or inbox is None:
+        run, node_id = self._run, message.metadata.dst_node_id
+        if run is None:
             raise RuntimeError("no run has begun")
         owed = owed_by(node_id, run.run_id, message, parts)
-        taken = self._disk.wait(lambda _: inbox.find(owed.message_id))
+        taken = self._intake.taken(owed.message_id)
         if taken is not None:
             self.owing.put(owed.message_id, owed.decoded(taken))
             return owed.message_id
@@ -157,35 +158,43 @@ class Hub(FederationServicer):
         session = await self._admitted(request_iterator, context)
         name = session.member.name
         self._enter(session)
-        reader = asyncio.create_task(self._read(session, request_iterator))
-        # A writer may be stuck in a full window; it must not delay the end of a stream.
-        writer = asyncio.create_task(self._write(session, context))
-        watcher = asyncio.create_task(session.closed.wait())
         try:
-            await self._disk.aside(lambda records: records.presence.connected(name, self._now()))
-            done, _ = await asyncio.wait((reader, writer, watcher), return_when=asyncio.FIRST_COMPLETED)
+            await self._noted(lambda presence: presence.connected(name, self._now()))
+            await self._carry(session, request_iterator, context)
+        finally:
+            # Before any farewell: the place is free, and what came of a reply is kept.
+            if self._leave(session):
+                await self._noted(lambda presence: presence.disconnected(name, self._now()))
+        if session.closing is not None:
+            # An institution that does not read may never learn why; gRPC keeps the reason until it does.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FAREWELL_S):
+                    await context.abort(session.closing.code, session.closing.detail)
+
+    async def _carry(self, session: Session, incoming: AsyncIterator[ClientFrame], context: Any) -> None:
+        """Frames go both ways until the stream is over or is to be closed; what was wrong with it is in the log."""
+        name = session.member.name
+        # A writer may be stuck in a full window; it must not delay the end of a stream.
+        work = (self._read(session, incoming), self._write(session, context), session.closed.wait())
+        tasks = [asyncio.create_task(one) for one in work]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         except BadFrame as error:
             _log.warning("%s: %s", name, error, extra={"institution": name})
             session.close(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except LeptonError as error:
-            # The operator's matter: the institution keeps what it sent and hears nothing of our disks.
-            _log.error("%s: %s", name, error, extra={"institution": name})
-            session.close(grpc.StatusCode.UNAVAILABLE, "the server cannot keep anything now")
+            # Where the records are and what ails them is the operator's to know.
+            _log.warning("%s: %s", name, error, extra={"institution": name})
+            session.close(grpc.StatusCode.INTERNAL, "the server cannot write its records")
         except grpc.aio.UsageError as error:
             # The peer vanished while something was being written to it.
-            _log.info("%s: %s", session.member.name, type(error).__name__)
+            _log.info("%s: %s", name, type(error).__name__)
         finally:
-            for task in (reader, writer, watcher):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(reader, writer, watcher, return_exceptions=True)
-            if self._leave(session):
-                await self._disk.aside(lambda records: records.presence.disconnected(name, self._now()))
-        if session.closing is not None:
-            # The stream was given up above; an institution that does not read may never learn why.
-            async with asyncio.timeout(_FAREWELL_S):
-                await context.abort(session.closing.code, session.closing.detail)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _admitted(self, incoming: AsyncIterator[ClientFrame], context: Any) -> Session:
         """A member that said hello, or a refusal."""
@@ -225,7 +234,7 @@ class Hub(FederationServicer):
         with self.owing.changed:
             run, older = self._run, self.sessions.get(node_id)
             if older is not None:
-                self._set_aside(older)
+                self._intake.set_aside(older)
             self.sessions[node_id] = session
             self._known[node_id] = session.member.name
             self.owing.came(node_id)
@@ -245,17 +254,11 @@ class Hub(FederationServicer):
         with self.owing.changed:
             is_gone = self.sessions.get(node_id) is session
             if is_gone:
-                self._set_aside(session)
+                self._intake.set_aside(session)
                 del self.sessions[node_id]
                 self.owing.went(node_id)
         _log.info("%s disconnected", session.member.name, extra={"institution": session.member.name})
         return is_gone
-
-    def _set_aside(self, session: Session) -> None:
-        """Keep what came of a wanted reply, for the institution's next stream."""
-        if session.upload is not None and session.upload.is_wanted:
-            self.owing.set_aside(session.member.node_id, session.upload.assembler)
-        session.upload = None
 
     def _offer(self, session: Session, item: ServerFrame | tuple[Begin, Parts]) -> None:
         try:
@@ -289,73 +292,26 @@ class Hub(FederationServicer):
             session.last_heard = time.monotonic()
             self.received_bytes += frame.ByteSize()
             if self.sessions.get(session.member.node_id) is not session:
-                continue  # replaced; the goodbye is on its way
+                continue  # replaced: what it still sends is dropped, and it ends once its goodbye is out
             kind = frame.WhichOneof("frame")
             if kind == "begin":
-                self._announced(session, frame.begin)
+                self._intake.announced(session, frame.begin)
             elif kind == "chunk":
-                await self._grown(session, frame.chunk.data)
+                await self._intake.grown(session, frame.chunk.data)
             elif kind != "heartbeat":
                 raise BadFrame("a frame of this kind may not come now")
 
-    def _announced(self, session: Session, announced: Begin) -> None:
-        """A reply begins, or goes on where it was cut off."""
-        if session.upload is not None and session.upload.is_wanted:
-            raise BadFrame("a message begins inside another")
-        node_id, reply_to = session.member.node_id, announced.reply_to_message_id
-        is_wanted = self.owing.find(node_id, reply_to) is not None
-        came = self.owing.take_partial(node_id) if is_wanted else None
-        if came is not None and came.continues(announced) and announced.offset:
-            session.upload = Upload(came, is_wanted=True)
-            return
-        if not is_wanted:
-            # Late or never asked for: nothing of it is kept.
-            announced.offset = 0
-        session.upload = Upload(Assembler(announced, self._most_bytes()), is_wanted)
-        if not is_wanted:
-            _log.info("%s sent a reply that nobody waits for", session.member.name)
-            session.post(acknowledgement(reply_to))
-
-    async def _grown(self, session: Session, data: bytes) -> None:
-        upload = session.upload
-        if upload is None:
-            raise BadFrame("a chunk comes without a message")
-        if not upload.is_wanted:
-            session.upload = upload if upload.assembler.skip(data) else None
-            return
-        parts = upload.assembler.add(data)
-        if parts is None:
-            return
-        session.upload = None
-        reply_to = upload.assembler.announced.reply_to_message_id
-        await self._take(session, reply_to, parts)
-        session.post(acknowledgement(reply_to))
-
-    async def _take(self, session: Session, message_id: str, parts: Parts) -> None:
-        """Believe a reply: only from the stream that owes it, its identity taken from the certificate."""
-        node_id, inbox = session.member.node_id, self._inbox
-        owed = self.owing.find(node_id, message_id)
-        if owed is None or inbox is None:
-            return
-        try:
-            await self._disk.aside(lambda _: inbox.take(message_id, session.member.name, parts))
-        except LeptonError as error:
-            # Not acknowledged, so the institution keeps it; the run stops and can be continued.
-            with self.owing.changed:
-                self.problem = error
-                self.owing.changed.notify_all()
-            raise
-        self.owing.answer(node_id, owed, owed.decoded(parts))
-
-    def _most_bytes(self) -> int:
-        return LARGEST_ENVELOPE + (self._run.reply_bytes if self._run else 0)
-
     async def _supervise(self) -> None:
-        heard_at = 0.0
+        heard_at, members = 0.0, set[bytes]()
         while True:
             await asyncio.sleep(supervision.LOOK_S)
             sessions = list(self.sessions.values())
-            members = await self._disk.aside(lambda records: records.store.member_keys())
+            try:
+                members = await self._disk.aside(lambda records: records.store.member_keys())
+            except LeptonError as error:
+                # For now; before anything is aggregated, the list is read again.
+                _log.warning("whoever was a member stays one: %s", error)
+                members |= {session.identity for session in sessions}
             for session in sessions:
                 is_member = session.identity in members
                 if not is_member:
@@ -363,7 +319,14 @@ class Hub(FederationServicer):
                 supervision.look_after(session, is_member, self._now())
             if time.monotonic() - heard_at > supervision.HEARD_S:
                 heard_at, names = time.monotonic(), supervision.heard_of_late(sessions)
-                await self._disk.aside(partial(_note_heard, names, self._now()))
+                await self._noted(partial(Presence.heard, institutions=names, now=self._now()))
+
+    async def _noted(self, note: Callable[[Presence], None]) -> None:
+        """Who is here is a courtesy to `lepton-server status`: where it cannot be written, streams go on."""
+        try:
+            await self._disk.aside(lambda records: note(records.presence))
+        except LeptonError as error:
+            _log.warning("who is connected cannot be written down: %s", error)
 
     # -- one question, one answer
 
@@ -382,7 +345,3 @@ async def _parsed(incoming: AsyncIterator[ClientFrame]) -> AsyncIterator[ClientF
             yield frame
     except DecodeError as error:
         raise BadFrame("what came is no frame") from error
-
-
-def _note_heard(names: list[str], now: datetime, records: Records) -> None:
-    records.presence.heard(names, now)

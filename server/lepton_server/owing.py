@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from lepton_fl.errors import LeptonError
 from lepton_fl.federation.codec import BadMessage, Route, decode
 from lepton_fl.flower import NODE_UNAVAILABLE, Error, Message
 from lepton_fl.link.frames import Assembler, Parts
@@ -61,6 +62,7 @@ class Owing:
         self._partial: dict[int, Assembler] = {}  # replies cut off by a lost connection
         self._replies: dict[str, Message] = {}
         self._gone_since: dict[int, float] = {}
+        self._problem: LeptonError | None = None
 
     def owe(self, node_id: int, owed: Owed) -> None:
         """From now on this institution owes an answer; what it owed before is forgotten."""
@@ -124,6 +126,17 @@ class Owing:
                 self._partial.pop(node_id, None)
             for message_id in wanted:
                 self._replies.pop(message_id, None)
+
+    def break_off(self, problem: LeptonError) -> None:
+        """Something went wrong in the event loop that ends the run."""
+        with self.changed:
+            self._problem = problem
+            self.changed.notify_all()
+
+    def raise_problem(self) -> None:
+        """What went wrong in the event loop ends the run here, in the strategy's thread."""
+        if self._problem is not None:
+            raise self._problem
 
     def came(self, node_id: int) -> None:
         """The institution is connected."""

@@ -217,7 +217,7 @@ def test_a_host_name_that_the_servers_certificate_lacks_is_named(start, tmp_path
     home = start(hosts).member(tmp_path / "elm", host=asked)
     state, sentence = the_one(look(home), "server")
     assert state == "failed"
-    assert "is for other names; ask the operator for the right address" in sentence
+    assert "is for other names; nothing was sent; ask the operator for the right address" in sentence
 
 
 @pytest.mark.parametrize("off, what", [(-400 * DAY, "has ended"), (DAY, "has not begun")])
@@ -225,7 +225,7 @@ def test_a_server_certificate_outside_its_time_points_to_the_clocks(start, tmp_p
     home = start(then=datetime.now(UTC) + off).member(tmp_path / "elm")
     state, sentence = the_one(look(home), "server")
     assert state == "failed"
-    assert f"{what} at this machine's time; compare this machine's clock" in sentence
+    assert f"{what} at this machine's time; nothing was sent; compare this machine's clock" in sentence
 
 
 def test_a_service_that_cannot_be_asked_is_named(home, operator):
