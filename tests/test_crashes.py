@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from federations import PUBLIC, Federation, call
 from lepton_client.agent import POINTS as CLIENT_POINTS
 from lepton_server.journal import POINTS as SERVER_POINTS
-from test_federation import PUBLIC, Federation, call, federation  # noqa: F401 - a fixture
 
 HERE = Path(__file__).resolve().parent
 HOSPITALS = ["Cleveland", "Hungary", "VA Long Beach"]
@@ -104,7 +104,7 @@ class Run:
 
 
 @pytest.fixture
-def run(federation: Federation) -> Run:  # noqa: F811
+def run(federation: Federation) -> Run:
     waiting = federation.serve("rounds=1", "institutions=9")  # for enrolment alone; it never begins a run
     federation.wait_for("server.log", "waiting for")
     made = Run(federation)

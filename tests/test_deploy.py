@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from federations import PATIENCE_S, Federation, free_port
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from test_federation import PATIENCE_S, Federation, federation, free_port  # noqa: F401 - a fixture
 
 from lepton_fl.prometheus import served
 

@@ -2,99 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
-
-BIN = Path(sys.executable).parent
-HEART = Path(__file__).resolve().parent.parent / "lepton_fl" / "tasks" / "data" / "heart.csv"
-HOSPITALS = ["Cleveland", "Hungary", "Switzerland", "VA Long Beach"]
-PATIENCE_S = 90
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def call(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [str(BIN / name), *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-
-
-@dataclass
-class Federation:
-    """A folder with a server's home, the hospitals' own files, and the processes that were started."""
-
-    folder: Path
-    processes: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    def start(self, log: str, name: str, *arguments: str) -> subprocess.Popen[str]:
-        with (self.folder / log).open("w") as out:
-            process = subprocess.Popen(
-                [str(BIN / name), *arguments], cwd=self.folder, stdout=out, stderr=subprocess.STDOUT, text=True
-            )
-        self.processes.append(process)
-        return process
-
-    def serve(self, *settings: str) -> subprocess.Popen[str]:
-        waits = ["quorum_s=60", "round_s=60"]
-        return self.start("server.log", "lepton-server", "run", "--home", "server", "task=heart", *waits, *settings)
-
-    def client(self, hospital: str, *settings: str) -> subprocess.Popen[str]:
-        data = f"data.path={hospital.replace(' ', '_')}.csv"
-        return self.start(f"{hospital}.log", "lepton-client", "run", "--home", f"client {hospital}", data, *settings)
-
-    def wait_for(self, log: str, text: str) -> str:
-        end = time.monotonic() + PATIENCE_S
-        while time.monotonic() < end:
-            said = (self.folder / log).read_text() if (self.folder / log).exists() else ""
-            if text in said:
-                return said
-            time.sleep(0.1)
-        raise AssertionError(f"{log} never said {text!r}: {said}")
-
-    def invite(self, hospital: str) -> str:
-        done = call("lepton-server", "invite", hospital, "--home", "server", cwd=self.folder)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    def enroll(self, hospital: str, invitation: str) -> subprocess.CompletedProcess[str]:
-        return call("lepton-client", "enroll", invitation, "--home", f"client {hospital}", cwd=self.folder)
-
-
-@pytest.fixture
-def federation(tmp_path: Path) -> Iterator[Federation]:
-    with HEART.open() as file:
-        rows = list(csv.DictReader(file))
-    for hospital in HOSPITALS:
-        with (tmp_path / f"{hospital.replace(' ', '_')}.csv").open("w") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(row for row in rows if row["hospital"] == hospital)
-    ports = ["--port", str(free_port()), "--enrolment-port", str(free_port())]
-    made = call("lepton-server", "init", "--host", "127.0.0.1", "--home", "server", *ports, cwd=tmp_path)
-    assert made.returncode == 0, made.stderr
-    here = Federation(tmp_path)
-    yield here
-    for process in here.processes:
-        if process.poll() is None:
-            process.kill()
-        process.wait(10)
-
-
-PUBLIC = ["limits.not_private=true", "limits.exact_counts=true"]
+from federations import HOSPITALS, PATIENCE_S, PUBLIC, Federation, call
 
 
 def test_four_hospitals_train_over_mutual_tls_the_very_model_of_a_simulation(federation: Federation) -> None:

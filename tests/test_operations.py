@@ -10,8 +10,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from federations import PATIENCE_S, PUBLIC, Federation, free_port
 from prometheus_client.parser import text_string_to_metric_families
-from test_federation import PATIENCE_S, PUBLIC, Federation, federation, free_port  # noqa: F401 - a fixture
 
 Samples = dict[str, float]
 

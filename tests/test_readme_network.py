@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from test_federation import BIN, HEART, HOSPITALS, PATIENCE_S
+from federations import BIN, HEART, HOSPITALS, PATIENCE_S
 
 SECTION = (Path(__file__).resolve().parent.parent / "README.md").read_text().split("## Over the network\n")[1]
 BLOCKS = [block.splitlines() for block in re.findall(r"^```\n(.*?)^```$", SECTION.split("\n## ")[0], re.M | re.S)]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from federations import BIN, PATIENCE_S, PUBLIC, Federation, call
 from lepton_client.home import Home as ClientHome
 from lepton_client.standing import Joined, Known, Promise, Standing, read
 from lepton_client.status import Found as ClientFound
@@ -26,7 +27,6 @@ from lepton_server.presence import Seen
 from lepton_server.runs import Asked, StoredRound, StoredRun
 from lepton_server.status import Found, Members, lines, status
 from lepton_server.store import Institution, Invited
-from test_federation import BIN, PATIENCE_S, PUBLIC, Federation, call, federation  # noqa: F401 - a fixture
 
 from lepton_fl.federation.journal import RoundReport
 from lepton_fl.files import Holder, holder, is_in_use, only_process

@@ -10,8 +10,8 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography.hazmat.primitives import serialization
+from federations import Federation
 from lepton_server.home import open_home
-from test_federation import Federation, federation  # noqa: F401 - a fixture
 
 from lepton_fl.link import frames
 from lepton_fl.link.certificates import (

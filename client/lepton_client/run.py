@@ -116,6 +116,8 @@ def _news(ended: Ended, home: Home, address: str) -> str:
         found = greeted(home, address, _REASON_S)
         why = found.sentence if found.state == "failed" else f"no connection to {address}"
         return f"{why}; trying on by itself"
+    if ended.code == grpc.StatusCode.CANCELLED:
+        return f"{ended.detail} from the server at {address}; trying on by itself"
     return f"the server at {address} closed the stream: {ended.detail}; trying on by itself"
 
 

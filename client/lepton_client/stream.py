@@ -110,7 +110,7 @@ class Stream:
 
     def _end_silence(self) -> None:
         if time.monotonic() - self.heard_at > frames.SILENCE_S:
-            self._call.cancel()
+            self._end(Ended(grpc.StatusCode.CANCELLED, f"nothing was heard for {frames.SILENCE_S:.0f} s"))
 
     def _outgoing(self) -> Iterator[ClientFrame]:
         while not self._is_over.is_set():

@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 
 WAIT_S = 20.0
@@ -28,8 +28,13 @@ class Way:
 
     bytes_per_s: float | None = None  # None: as fast as it goes
     delay_s: float = 0.0  # one way
-    passed: int = 0  # bytes delivered
     free_at: float = 0.0  # when the bytes taken so far have gone through
+    of_each: list[int] = field(default_factory=list)  # bytes delivered, by connection in the order of connecting
+
+    @property
+    def passed(self) -> int:
+        """Bytes delivered."""
+        return sum(self.of_each)
 
     @property
     def piece_bytes(self) -> int:
@@ -163,6 +168,8 @@ class Line:
             await under_way.put((time.monotonic() + way.delay_s, data))
 
     async def _deliver(self, sink: socket.socket, way: Way, under_way: asyncio.Queue[tuple[float, bytes]]) -> None:
+        number = len(way.of_each)
+        way.of_each.append(0)
         while True:
             due, data = await under_way.get()
             await asyncio.sleep(due - time.monotonic())
@@ -170,6 +177,6 @@ class Line:
             if not data:
                 break
             await self._loop.sock_sendall(sink, data)
-            way.passed += len(data)
+            way.of_each[number] += len(data)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)

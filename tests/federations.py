@@ -1,0 +1,135 @@
+"""Real federations for tests: an operator and institutions as processes on loopback, with the README's commands."""
+
+from __future__ import annotations
+
+import csv
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+BIN = Path(sys.executable).parent
+HEART = Path(__file__).resolve().parent.parent / "lepton_fl" / "tasks" / "data" / "heart.csv"
+HOSPITALS = ["Cleveland", "Hungary", "Switzerland", "VA Long Beach"]
+PUBLIC = ["limits.not_private=true", "limits.exact_counts=true"]
+PATIENCE_S = 90
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def call(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / name), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+
+def write_rows(path: Path, hospitals: Sequence[str]) -> None:
+    """The file holds these hospitals' patients."""
+    with HEART.open() as file:
+        rows = list(csv.DictReader(file))
+    with path.open("w") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(row for row in rows if row["hospital"] in hospitals)
+
+
+@dataclass
+class Federation:
+    """A folder with a server's home, the hospitals' own files, and the processes that were started."""
+
+    folder: Path
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for hospital in HOSPITALS:
+            write_rows(self.folder / f"{hospital.replace(' ', '_')}.csv", [hospital])
+        ports = ["--port", str(free_port()), "--enrolment-port", str(free_port())]
+        made = call("lepton-server", "init", "--host", "127.0.0.1", "--home", "server", *ports, cwd=self.folder)
+        assert made.returncode == 0, made.stderr
+
+    @property
+    def port(self) -> int:
+        """Of the federation."""
+        return int(json.loads((self.folder / "server" / "server.json").read_text())["port"])
+
+    def end(self) -> None:
+        """None of its processes runs any more."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait(10)
+
+    def start(self, log: str, name: str, *arguments: str) -> subprocess.Popen[str]:
+        with (self.folder / log).open("w") as out:
+            process = subprocess.Popen(
+                [str(BIN / name), *arguments], cwd=self.folder, stdout=out, stderr=subprocess.STDOUT, text=True
+            )
+        self.processes.append(process)
+        return process
+
+    def serve(self, *settings: str) -> subprocess.Popen[str]:
+        waits = ["quorum_s=60", "round_s=60"]
+        return self.start("server.log", "lepton-server", "run", "--home", "server", "task=heart", *waits, *settings)
+
+    def client(self, hospital: str, *settings: str) -> subprocess.Popen[str]:
+        data = f"data.path={hospital.replace(' ', '_')}.csv"
+        return self.start(f"{hospital}.log", "lepton-client", "run", "--home", f"client {hospital}", data, *settings)
+
+    def wait_for(self, log: str, text: str) -> str:
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            said = (self.folder / log).read_text() if (self.folder / log).exists() else ""
+            if text in said:
+                return said
+            time.sleep(0.1)
+        raise AssertionError(f"{log} never said {text!r}: {said}")
+
+    def invite(self, hospital: str) -> str:
+        done = call("lepton-server", "invite", hospital, "--home", "server", cwd=self.folder)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def enroll(self, hospital: str, invitation: str) -> subprocess.CompletedProcess[str]:
+        return call("lepton-client", "enroll", invitation, "--home", f"client {hospital}", cwd=self.folder)
+
+    def gather(self, hospitals: Sequence[str], *settings: str) -> subprocess.Popen[str]:
+        """These are enrolled, and a server waits for as many of them as its settings say."""
+        invitations = {hospital: self.invite(hospital) for hospital in hospitals}
+        server = self.serve(*settings)
+        self.wait_for("server.log", "waiting for ")
+        for hospital, invitation in invitations.items():
+            enrolled = self.enroll(hospital, invitation)
+            assert enrolled.returncode == 0, enrolled.stderr
+        return server
+
+    def reroute(self, hospital: str, port: int) -> None:
+        """From now on the hospital reaches the server through this port of loopback."""
+        path = self.folder / f"client {hospital}" / "client.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"addresses": [f"127.0.0.1:{port}"]}))
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """What the run wrote of each round to `out`."""
+        lines = (self.folder / "out" / "rounds.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def result(self, output: str = "out") -> dict[str, Any]:
+        """What the run wrote at its end."""
+        result = json.loads((self.folder / output / "result.json").read_text())
+        assert isinstance(result, dict)
+        return result
+
+    def simulated(self, hospitals: Sequence[str], *settings: str) -> str:
+        """The digest of the model that nothing disturbs: the same run in one process."""
+        write_rows(self.folder / "simulated.csv", hospitals)
+        shared = ["task=heart", "data.path=simulated.csv", "output=sim", *settings]
+        done = call("lepton-sim", *shared, cwd=self.folder)
+        assert done.returncode == 0, done.stderr
+        return str(self.result("sim")["model_sha256"])
