@@ -5,7 +5,7 @@ BIN := .venv/bin
 export FLWR_TELEMETRY_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow check fix protos drift pins clean
+.PHONY: help demo test test-slow bench check fix protos drift pins clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,10 @@ test: .venv/installed ## the test suite
 
 test-slow: .venv/installed ## the tests that take more than half a minute each
 	$(BIN)/python -m pytest -m slow
+
+bench: .venv/installed ## measure again what bench/results holds
+	$(BIN)/python bench/link.py
+	$(BIN)/python bench/heart.py
 
 check: .venv/installed drift ## style, types, layers, generated code
 	$(BIN)/ruff check

@@ -9,16 +9,15 @@ little each time. Writes bench/results/heart.json.
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
+from machine import store
+
 COMMAND = Path(sys.executable).with_name("lepton-sim")
-RESULTS = Path(__file__).parent / "results" / "heart.json"
 
 
 def auc(*settings: str) -> tuple[float, float | None]:
@@ -44,10 +43,7 @@ def main() -> None:
             f"standard deviation {spread:.4f}), {reference - mean:+.4f} below privacy=none"
         )
         stored[f"epsilon={epsilon}"] = {"auc": mean, "stdev": spread, "runs": runs, "epsilon": spent}
-    RESULTS.parent.mkdir(exist_ok=True)
-    machine = {"python": platform.python_version(), "machine": platform.machine()}
-    versions = {name: version(name) for name in ("lepton-fl", "torch", "opacus", "flwr", "dp-accounting")}
-    RESULTS.write_text(json.dumps({**stored, "machine": machine, "versions": versions}, indent=2) + "\n")
+    store("heart", stored, ("lepton-fl", "torch", "opacus", "flwr", "dp-accounting"))
 
 
 if __name__ == "__main__":

@@ -35,10 +35,11 @@ class Holder:
     since: datetime
 
 
-def replace_file(path: Path, content: bytes, mode: int = READABLE, is_durable: bool = True) -> None:
+def replace_file(path: Path, *content: bytes, mode: int = READABLE, is_durable: bool = True) -> None:
     """The file holds `content` and is on disk; a crash leaves what was there before, never a part.
 
     Args:
+        content: piece after piece; large ones are written as they are.
         mode: never wider, not even for a moment; the process's umask may narrow it.
         is_durable: False for what may be lost when the power fails, and is written too often to wait for the disk.
     """
@@ -46,7 +47,7 @@ def replace_file(path: Path, content: bytes, mode: int = READABLE, is_durable: b
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
+        file.writelines(content)
         if is_durable:
             file.flush()
             os.fsync(file.fileno())
@@ -55,9 +56,9 @@ def replace_file(path: Path, content: bytes, mode: int = READABLE, is_durable: b
         sync_folder(path.parent)
 
 
-def write_secret(path: Path, content: bytes) -> None:
+def write_secret(path: Path, *content: bytes) -> None:
     """As `replace_file`, readable by its owner alone."""
-    replace_file(path, content, SECRET)
+    replace_file(path, *content, mode=SECRET)
 
 
 def sync_folder(path: Path) -> None:

@@ -88,11 +88,32 @@ class Agent:
             self.standing.left()
             self._partial = stream.partial
 
+    def join(self, welcome: Welcome) -> Job:
+        """What is needed for a run: terms within the limits, this institution's data, its own program."""
+        if len(welcome.terms) > LARGEST_TERMS:
+            raise ConfigError("the terms of the run are too long; nothing was trained; tell the operator")
+        terms = from_json(welcome.terms)
+        refuse_beyond(self._own.limits, terms)
+        site = own_site(terms, self._own.source, self._home.institution)
+        made = program(terms, welcome.institutions).on(self._own.device)
+        enter_run(welcome.run_id)
+        context = Context(welcome.run_id, welcome.node_id, {"institution": site.institution}, RecordDict(), {})
+        spent = OnDisk(self._home.path / "rounds", welcome.run_id)
+        app = client_app(made, {site.institution: site}, spent)
+        run = Joined(welcome.run_id, terms.task.title, terms.rounds, _promise(terms, made))
+        self.standing.joined(run)
+        told = "NOT PRIVATE" if run.promise is None else _told(run.promise)
+        joined = f"joined a run: {run.title}, {run.rounds} rounds, {told}"
+        _log.info("%s", joined, extra={"run": welcome.run_id, "institution": site.institution})
+        return Job(welcome.run_id, welcome.node_id, app, context, spent, self._own.limits.exact_counts)
+
     def _serve(self, stream: Stream) -> Ended:
         while True:
             event = stream.next_event(1.0)
             if isinstance(event, Welcome):
-                self._join(event)
+                # The same run after a reconnect is kept as it is.
+                if self._job is None or self._job.run_id != event.run_id:
+                    self._job = self.join(event)
             elif isinstance(event, Instruction):
                 answer = self._answer(event)
                 if answer is None:
@@ -106,27 +127,6 @@ class Agent:
                 self._reached("reply forgotten")
             elif isinstance(event, Ended):
                 return event
-
-    def _join(self, welcome: Welcome) -> None:
-        """Prepare for a run: terms, data, program. The same run after a reconnect is kept as it is."""
-        if self._job is not None and self._job.run_id == welcome.run_id:
-            return
-        if len(welcome.terms) > LARGEST_TERMS:
-            raise ConfigError("the terms of the run are too long; nothing was trained; tell the operator")
-        terms = from_json(welcome.terms)
-        refuse_beyond(self._own.limits, terms)
-        site = own_site(terms, self._own.source, self._home.institution)
-        made = program(terms, welcome.institutions).on(self._own.device)
-        enter_run(welcome.run_id)
-        context = Context(welcome.run_id, welcome.node_id, {"institution": site.institution}, RecordDict(), {})
-        spent = OnDisk(self._home.path / "rounds", welcome.run_id)
-        app = client_app(made, {site.institution: site}, spent)
-        self._job = Job(welcome.run_id, welcome.node_id, app, context, spent, self._own.limits.exact_counts)
-        run = Joined(welcome.run_id, terms.task.title, terms.rounds, _promise(terms, made))
-        self.standing.joined(run)
-        told = "NOT PRIVATE" if run.promise is None else _told(run.promise)
-        joined = f"joined a run: {run.title}, {run.rounds} rounds, {told}"
-        _log.info("%s", joined, extra={"run": welcome.run_id, "institution": site.institution})
 
     def _answer(self, instruction: Instruction) -> Parts | None:
         """The answer on disk if this was asked before; else carry it out, and keep the answer before it is sent.

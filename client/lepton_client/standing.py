@@ -115,7 +115,7 @@ class Standing:
         self._written_at = time.monotonic()
         content = json.dumps(asdict(self.known), default=datetime.isoformat, indent=2) + "\n"
         with suppress(OSError):
-            replace_file(_file(self._home), content.encode(), SECRET, is_durable=False)
+            replace_file(_file(self._home), content.encode(), mode=SECRET, is_durable=False)
 
 
 def read(home: Path) -> Known:

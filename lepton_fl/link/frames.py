@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from io import BytesIO
 
 from lepton_fl.errors import LeptonError
 from lepton_fl.v1.federation_pb2 import Begin, Held
@@ -32,6 +33,7 @@ class Parts:
 
     envelope: bytes
     arrays: tuple[bytes, ...]
+    known_sha256: bytes = field(default=b"", compare=False)  # worked out while the bytes came; empty: not yet
 
     def all(self) -> tuple[bytes, ...]:
         """Every part in the order in which it travels."""
@@ -44,6 +46,8 @@ class Parts:
     @cached_property
     def sha256(self) -> bytes:
         """Of the whole message, its sizes included: the same bytes cut otherwise are another message."""
+        if self.known_sha256:
+            return self.known_sha256
         sha256 = _of_sizes([len(part) for part in self.all()])
         for part in self.all():
             sha256.update(part)
@@ -86,8 +90,10 @@ class Assembler:
         self._left = sum(self._sizes)
         self._refuse_too_much(most_bytes)
         self._refuse_senseless()
-        self._came = bytearray()
+        self._whole: list[bytes] = []  # parts that are here to their last byte
+        self._part = BytesIO()  # the one that comes in
         self._sha256 = _of_sizes(self._sizes)
+        self._next_parts()
 
     def _refuse_too_much(self, most_bytes: int) -> None:
         if self._left > most_bytes or len(self._sizes) > _MOST_ARRAYS:
@@ -130,9 +136,14 @@ class Assembler:
         if not data or len(data) > self._left:
             raise BadFrame("a chunk is empty or longer than what was announced")
         self._left -= len(data)
-        self._came += data
         self._sha256.update(data)
-        return self._whole() if self._left == 0 else None
+        rest = memoryview(data)
+        while rest:
+            room = self._sizes[len(self._whole)] - self._part.tell()
+            self._part.write(rest[:room])
+            rest = rest[room:]
+            self._next_parts()
+        return self._checked() if self._left == 0 else None
 
     def skip(self, data: bytes) -> bool:
         """Count a chunk that nobody wants; whether more is due. Raises `BadFrame` as `add` does."""
@@ -141,11 +152,13 @@ class Assembler:
         self._left -= len(data)
         return self._left > 0
 
-    def _whole(self) -> Parts:
+    def _next_parts(self) -> None:
+        """Go on to the first part that is not whole; a part's bytes are handed over, not copied again."""
+        while len(self._whole) < len(self._sizes) and self._part.tell() == self._sizes[len(self._whole)]:
+            self._whole.append(self._part.getvalue())
+            self._part = BytesIO()
+
+    def _checked(self) -> Parts:
         if self._sha256.digest() != self.announced.sha256:
             raise BadFrame("a message does not have the digest it announced")
-        cuts, start, whole = [], 0, memoryview(self._came)
-        for size in self._sizes:
-            cuts.append(bytes(whole[start : start + size]))
-            start += size
-        return Parts(cuts[0], tuple(cuts[1:]))
+        return Parts(self._whole[0], tuple(self._whole[1:]), self.announced.sha256)

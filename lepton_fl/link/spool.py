@@ -27,7 +27,7 @@ class Spool:
     def keep(self, message_id: str, parts: Parts) -> None:
         """The reply to this instruction is on disk when this returns."""
         head = frames.begin(parts, "", message_id).SerializeToString()
-        write_secret(self._path(message_id), b"".join((len(head).to_bytes(_LENGTH_BYTES, "big"), head, *parts.all())))
+        write_secret(self._path(message_id), len(head).to_bytes(_LENGTH_BYTES, "big"), head, *parts.all())
 
     def find(self, message_id: str) -> Parts | None:
         """The reply to this instruction, if it is here and undamaged."""

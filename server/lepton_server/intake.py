@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from lepton_fl.errors import LeptonError
@@ -9,7 +10,7 @@ from lepton_fl.link.frames import LARGEST_ENVELOPE, Assembler, BadFrame, Parts
 from lepton_fl.v1.federation_pb2 import Begin
 from lepton_server.disk import Disk
 from lepton_server.journal import Inbox
-from lepton_server.owing import Owing
+from lepton_server.owing import Owed, Owing
 from lepton_server.session import Session, Upload, acknowledgement
 
 _log = logging.getLogger(__name__)
@@ -79,9 +80,16 @@ class Intake:
         if owed is None or inbox is None:
             return
         try:
-            await self._disk.aside(lambda _: inbox.take(message_id, session.member.name, parts))
+            await asyncio.to_thread(_write, inbox, owed, parts)
+            await self._disk.aside(lambda _: inbox.count(message_id, session.member.name, parts))
         except LeptonError as error:
             # Not acknowledged, so the institution keeps it; the run stops and can be continued.
             self._owing.break_off(error)
             raise
         self._owing.answer(node_id, owed, owed.decoded(parts))
+
+
+def _write(inbox: Inbox, owed: Owed, parts: Parts) -> None:
+    """Beside other institutions' replies, so that the disk takes them together; never beside the same reply."""
+    with owed.writing:
+        inbox.write(owed.message_id, parts)

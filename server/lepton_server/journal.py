@@ -46,14 +46,14 @@ class Place:
 
 
 class Inbox:
-    """Replies that were taken, until their round is committed; used by one thread."""
+    """Replies that were taken, until their round is committed; used by one thread, but for `write`."""
 
     def __init__(self, runs: Runs, place: Place) -> None:
         self._runs, self._place = runs, place
         self._spool = Spool(place.folder / "replies")
 
-    def take(self, message_id: str, institution: str, parts: Parts) -> None:
-        """The reply is on disk and counted when this returns; only then may it be acknowledged.
+    def write(self, message_id: str, parts: Parts) -> None:
+        """The reply is on disk; in any thread, one at a time for each message.
 
         Raises:
             StoreError: the disk is full.
@@ -65,6 +65,9 @@ class Inbox:
                 f"cannot write a reply to {self._place.folder}: {error.strerror}; the institution keeps it; make room"
             ) from error
         self._place.reached("reply written")
+
+    def count(self, message_id: str, institution: str, parts: Parts) -> None:
+        """The reply that was written counts when this returns; only then may it be acknowledged."""
         self._runs.add_reply(self._place.run_id, message_id, (institution, parts.size()), datetime.now(UTC))
         self._place.reached("reply accepted")
 

@@ -10,7 +10,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lepton_fl.errors import LeptonError
 from lepton_fl.federation.codec import BadMessage, Route, decode
@@ -25,6 +25,8 @@ class Owed:
     message_id: str
     message: Message
     parts: Parts
+    # A reply may come again on a newer stream while that of the older is still being written.
+    writing: threading.Lock = field(default_factory=threading.Lock, compare=False)
 
     def decoded(self, reply: Parts) -> Message:
         """The reply as a message, its sender and what it answers taken from here; a bad one is a failure."""
