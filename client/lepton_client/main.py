@@ -22,8 +22,9 @@ usage: lepton-client VERB ...
                             join a federation: makes a key here, gets a certificate for it
   lepton-client check task=heart data.path=FILE [--config-dir DIR] [--home DIR]
                             the data against the task: rows that can be used, cells missing per column, values
-                            clipped, unknown categories, balance of the label per sensitive group; then what would
-                            leave in a run, the GPU seen, room on the disk. Nothing leaves this machine.
+                            clipped, unknown categories, balance of the label per sensitive group; then certificate,
+                            server and clock, what would leave in a run, the GPU seen, room on the disk. Nothing of
+                            the data leaves this machine.
   lepton-client run data.path=FILE [--home DIR]
                             connect, and train whenever a run asks, until stopped; after a crash or a stop the
                             same command goes on where it was
