@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from datetime import UTC, datetime
+
+# gRPC's core writes its own lines to stderr, past every handler, and reads this when it is first used.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 _OURS = ("lepton_fl", "lepton_server", "lepton_client")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}

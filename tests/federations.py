@@ -27,6 +27,7 @@ def free_port() -> int:
 
 
 def call(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A program, run to its end in this folder."""
     command = [str(BIN / name), *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
@@ -46,13 +47,14 @@ class Federation:
     """A folder with a server's home, the hospitals' own files, and the processes that were started."""
 
     folder: Path
+    before: dict[str, list[str]] = field(default_factory=dict)  # a program's name: put before its command
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for hospital in HOSPITALS:
             write_rows(self.folder / f"{hospital.replace(' ', '_')}.csv", [hospital])
         ports = ["--port", str(free_port()), "--enrolment-port", str(free_port())]
-        made = call("lepton-server", "init", "--host", "127.0.0.1", "--home", "server", *ports, cwd=self.folder)
+        made = self.call("lepton-server", "init", "--host", "127.0.0.1", "--home", "server", *ports)
         assert made.returncode == 0, made.stderr
 
     @property
@@ -67,11 +69,16 @@ class Federation:
                 process.kill()
             process.wait(10)
 
+    def call(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A program of the federation, run to its end."""
+        command = [*self.before.get(name, []), str(BIN / name), *arguments]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
     def start(self, log: str, name: str, *arguments: str) -> subprocess.Popen[str]:
+        """A program of the federation, in the background; what it says goes to the log."""
+        command = [*self.before.get(name, []), str(BIN / name), *arguments]
         with (self.folder / log).open("w") as out:
-            process = subprocess.Popen(
-                [str(BIN / name), *arguments], cwd=self.folder, stdout=out, stderr=subprocess.STDOUT, text=True
-            )
+            process = subprocess.Popen(command, cwd=self.folder, stdout=out, stderr=subprocess.STDOUT, text=True)
         self.processes.append(process)
         return process
 
@@ -83,22 +90,23 @@ class Federation:
         data = f"data.path={hospital.replace(' ', '_')}.csv"
         return self.start(f"{hospital}.log", "lepton-client", "run", "--home", f"client {hospital}", data, *settings)
 
-    def wait_for(self, log: str, text: str) -> str:
+    def wait_for(self, log: str, text: str, times: int = 1) -> str:
+        """The log's text once it says this so many times."""
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
             said = (self.folder / log).read_text() if (self.folder / log).exists() else ""
-            if text in said:
+            if said.count(text) >= times:
                 return said
             time.sleep(0.1)
-        raise AssertionError(f"{log} never said {text!r}: {said}")
+        raise AssertionError(f"{log} never said {text!r} {times} times: {said}")
 
     def invite(self, hospital: str) -> str:
-        done = call("lepton-server", "invite", hospital, "--home", "server", cwd=self.folder)
+        done = self.call("lepton-server", "invite", hospital, "--home", "server")
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     def enroll(self, hospital: str, invitation: str) -> subprocess.CompletedProcess[str]:
-        return call("lepton-client", "enroll", invitation, "--home", f"client {hospital}", cwd=self.folder)
+        return self.call("lepton-client", "enroll", invitation, "--home", f"client {hospital}")
 
     def gather(self, hospitals: Sequence[str], *settings: str) -> subprocess.Popen[str]:
         """These are enrolled, and a server waits for as many of them as its settings say."""
@@ -130,6 +138,6 @@ class Federation:
         """The digest of the model that nothing disturbs: the same run in one process."""
         write_rows(self.folder / "simulated.csv", hospitals)
         shared = ["task=heart", "data.path=simulated.csv", "output=sim", *settings]
-        done = call("lepton-sim", *shared, cwd=self.folder)
+        done = self.call("lepton-sim", *shared)
         assert done.returncode == 0, done.stderr
         return str(self.result("sim")["model_sha256"])

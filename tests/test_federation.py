@@ -7,7 +7,7 @@ import os
 import signal
 
 import pytest
-from federations import HOSPITALS, PATIENCE_S, PUBLIC, Federation, call
+from federations import HOSPITALS, PATIENCE_S, PUBLIC, Federation
 
 
 def test_four_hospitals_train_over_mutual_tls_the_very_model_of_a_simulation(federation: Federation) -> None:
@@ -22,7 +22,7 @@ def test_four_hospitals_train_over_mutual_tls_the_very_model_of_a_simulation(fed
     clients = [federation.client(hospital, *PUBLIC) for hospital in HOSPITALS]
 
     assert server.wait(PATIENCE_S) == 0
-    simulated = call("lepton-sim", "task=heart", "rounds=3", "seed=1", "output=sim", cwd=federation.folder)
+    simulated = federation.call("lepton-sim", "task=heart", "rounds=3", "seed=1", "output=sim")
     assert simulated.returncode == 0, simulated.stderr
 
     over_the_network = json.loads((federation.folder / "out" / "result.json").read_text())
@@ -65,7 +65,7 @@ def test_a_revoked_institution_is_cut_off_and_kept_out(federation: Federation) -
     assert federation.enroll("Cleveland", invitation).returncode == 0
     client = federation.client("Cleveland", *PUBLIC)
     federation.wait_for("server.log", "Cleveland connected")
-    assert call("lepton-server", "revoke", "Cleveland", "--home", "server", cwd=federation.folder).returncode == 0
+    assert federation.call("lepton-server", "revoke", "Cleveland", "--home", "server").returncode == 0
     assert client.wait(PATIENCE_S) == 7
     assert "this institution was revoked" in (federation.folder / "Cleveland.log").read_text()
     again = federation.client("Cleveland", *PUBLIC)

@@ -59,7 +59,7 @@ def test_with_log_json_both_daemons_say_nothing_but_objects_and_no_secret(federa
     assert server.wait(PATIENCE_S) == 0
     federation.wait_for("Cleveland.log", "the run is finished")
     client.send_signal(signal.SIGTERM)
-    assert client.wait(20) == 0
+    assert client.wait(PATIENCE_S) == 0
 
     texts = {log: (federation.folder / log).read_text() for log in ("server.log", "Cleveland.log")}
     lines = {log: [json.loads(line) for line in text.splitlines()] for log, text in texts.items()}
@@ -95,7 +95,7 @@ def test_both_daemons_tell_prometheus_how_the_run_stands(federation: Federation)
     assert institution["lepton_sent_bytes_total"] > 1000
 
     client.send_signal(signal.SIGTERM)
-    assert client.wait(20) == 0
+    assert client.wait(PATIENCE_S) == 0
     end = time.monotonic() + PATIENCE_S
     while scrape(ports[0])["lepton_connected_institutions"] and time.monotonic() < end:
         time.sleep(0.1)

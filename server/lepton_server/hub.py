@@ -166,8 +166,8 @@ class Hub(FederationServicer):
             if self._leave(session):
                 await self._noted(lambda presence: presence.disconnected(name, self._now()))
         if session.closing is not None:
-            # An institution that does not read may never learn why; gRPC keeps the reason until it does.
-            with suppress(TimeoutError):
+            # An institution that vanished never learns why; for one that does not read, gRPC keeps the reason.
+            with suppress(TimeoutError, grpc.aio.InternalError):
                 async with asyncio.timeout(_FAREWELL_S):
                     await context.abort(session.closing.code, session.closing.detail)
 
@@ -188,7 +188,7 @@ class Hub(FederationServicer):
             # Where the records are and what ails them is the operator's to know.
             _log.warning("%s: %s", name, error, extra={"institution": name})
             session.close(grpc.StatusCode.INTERNAL, "the server cannot write its records")
-        except grpc.aio.UsageError as error:
+        except (grpc.aio.UsageError, grpc.aio.InternalError) as error:
             # The peer vanished while something was being written to it.
             _log.info("%s: %s", name, type(error).__name__)
         finally:
