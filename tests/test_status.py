@@ -134,7 +134,7 @@ def test_a_run_is_seen_from_both_sides_until_its_server_is_killed(federation: Fe
     assert (federation.folder / "client Hungary" / "status.json").stat().st_mode & 0o777 == 0o600
 
     clients["Hungary"].send_signal(signal.SIGTERM)
-    assert clients["Hungary"].wait(20) == 0
+    assert clients["Hungary"].wait(PATIENCE_S) == 0
     found = until(lambda: server_says(federation), lambda found: states(found)["Hungary"] == "away")
     assert states(found)["Cleveland"] == "connected"
     found = client_says(federation, "Hungary")
@@ -142,7 +142,7 @@ def test_a_run_is_seen_from_both_sides_until_its_server_is_killed(federation: Fe
     assert found["run"]["round"] >= before
 
     os.kill(server.pid, signal.SIGKILL)
-    server.wait(20)
+    server.wait(PATIENCE_S)
     found = server_says(federation)
     assert (found["server"]["is_running"], found["run"]["state"]) == (False, "interrupted")
     assert set(states(found).values()) == {"away", "invited", "revoked"}
@@ -163,7 +163,7 @@ def test_after_a_run_both_sides_say_what_it_cost(federation: Federation) -> None
     assert server.wait(PATIENCE_S) == 0
     federation.wait_for("Cleveland.log", "the run is finished")
     client.kill()
-    client.wait(20)
+    client.wait(PATIENCE_S)
     result = json.loads((federation.folder / "out" / "result.json").read_text())
 
     run = server_says(federation)["run"]
@@ -206,7 +206,7 @@ def test_a_watched_status_is_looked_up_again_until_ctrl_c(federation: Federation
         while not seen[-1]["institutions"]:
             seen.append(json.loads(watching.stdout.readline()))
         watching.send_signal(signal.SIGINT)
-        assert watching.wait(20) == 0
+        assert watching.wait(PATIENCE_S) == 0
     assert states(seen[-1]) == {"Cleveland": "invited"}
     assert seen[-1]["at"] > seen[0]["at"]
 
@@ -221,7 +221,7 @@ def test_on_a_terminal_a_watched_table_is_drawn_in_place(federation: Federation)
     while drawn.count(b"not running") < 2:
         drawn += os.read(ours, 4096)
     watching.send_signal(signal.SIGINT)
-    assert watching.wait(20) == 0
+    assert watching.wait(PATIENCE_S) == 0
     os.close(ours)
     assert b"\x1b[2K" in drawn  # the lines of before are erased
     assert b"\x1b[3" not in drawn  # and nothing is coloured
