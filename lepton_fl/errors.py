@@ -7,10 +7,13 @@ A `LeptonError` reaches the terminal as one line, `error: what happened; what is
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lepton_fl.logs import say_last
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LeptonError(Exception):
@@ -57,12 +60,20 @@ class Stopped(LeptonError):
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Turn a `LeptonError` into one line on stderr and its exit code; Ctrl-C into 130."""
+    """Turn a `LeptonError` into one line on stderr and its exit code; Ctrl-C into 130, a full disk into 9."""
     try:
         yield
     except LeptonError as error:
         say_last(" ".join(str(error).split()), error.exit_code)
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        say_last(
+            f"the disk is full{where}; files already written are whole; make room, then run the same command again", 9
+        )
+        raise SystemExit(9) from None
     except KeyboardInterrupt:
         say_last(
             "interrupted; files already written are whole; a simulation starts anew, and a run over the network goes "

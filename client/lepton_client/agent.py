@@ -6,7 +6,8 @@ Jobs are declarative: the server sends settings, and this institution's own inst
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -144,20 +145,27 @@ class Agent:
             answer = _carried_out(job, instruction.message_id, instruction.parts)
             self._reached("round trained")
             self._keep(instruction.message_id, answer)
-        job.spent.answered(instruction.message_id)
+        with self._written():
+            job.spent.answered(instruction.message_id)
         self._reached("reply released")
         return answer
 
     def _keep(self, message_id: str, answer: Parts) -> None:
-        try:
+        with self._written():
             self._spool.keep(message_id, answer)
             self._spool.forget_others(message_id)
+        self._reached("reply kept")
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """What is done here about an answer is on disk; raises `SpoolFull` if it cannot be."""
+        try:
+            yield
         except OSError as error:
             raise SpoolFull(
                 f"cannot keep the answer in {self._home.path}: {error.strerror}; it was not sent and nothing was "
                 "released; make room, then run the same command again"
             ) from error
-        self._reached("reply kept")
 
 
 def _promise(terms: Terms, made: ClientProgram) -> Promise | None:
@@ -194,7 +202,9 @@ def _carried_out(job: Job, message_id: str, parts: Parts) -> Parts:
         return encode(job.app(message, job.context))
     except OSError as error:
         # A full disk is this machine's matter: the round is asked for again once there is room.
-        raise SpoolFull(f"cannot note the round: {error}; nothing was released; make room, then run again") from error
+        raise SpoolFull(
+            f"cannot note the round: {error.strerror}; nothing was released; make room, then run the same command again"
+        ) from error
     except LeptonError as error:
         _log.warning("could not answer: %s", error, extra={"run": job.run_id})
         # The sentence may count records; only its kind leaves.

@@ -78,7 +78,7 @@ class Folder:
         except OSError as error:
             raise CannotWrite(
                 f"cannot write to {self.path}: {error.strerror}; the files there are whole, those of the rounds before "
-                "included; make room; over the network the same command continues the run"
+                "included; make room, then run the same command again"
             ) from error
 
 

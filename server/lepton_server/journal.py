@@ -62,7 +62,8 @@ class Inbox:
             self._spool.keep(message_id, parts)
         except OSError as error:
             raise StoreError(
-                f"cannot write a reply to {self._place.folder}: {error.strerror}; the institution keeps it; make room"
+                f"cannot write a reply to {self._place.folder}: {error.strerror}; the institution keeps it; make room, "
+                "then run the same command again"
             ) from error
         self._place.reached("reply written")
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lepton_fl.config import name_of
-from lepton_fl.errors import ConfigError, Stopped, TrainingFailed
+from lepton_fl.errors import ConfigError, LeptonError, Stopped, TrainingFailed
 from lepton_fl.federation.arrays import template_of
 from lepton_fl.federation.terms import RunConfig, register_run, to_json
 from lepton_fl.files import only_process
@@ -93,11 +93,19 @@ def _serve(home: Home, hub: Hub, train: Callable[[], None]) -> None:
         with stopped_by_sigterm():
             train()
     except BaseException as error:
-        stopped = "the server was stopped; the run can be continued"
-        hub.end_run(stopped if isinstance(error, Stopped) else "the run was stopped by the operator")
+        hub.end_run(_last_words(error))
         raise
     finally:
         serving.stop()
+
+
+def _last_words(error: BaseException) -> str:
+    """What institutions hear of a run that ends without results; the reason is the operator's to know."""
+    if isinstance(error, Stopped):
+        return "the server was stopped; the run can be continued"
+    if isinstance(error, LeptonError):
+        return "the run ended with an error at the server"
+    return "the run was stopped by the operator"
 
 
 def _train(config: ServerConfig, home: Home, hub: Hub, watchers: tuple[Voice, Reached]) -> None:
