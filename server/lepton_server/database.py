@@ -148,8 +148,8 @@ class Database:
             return self._db.execute(statement, values)
         except sqlite3.OperationalError as error:
             raise StoreError(
-                f"the operator's records cannot be used: {error}; what was committed before is safe; repair the disk "
-                "or make room, then run the same command again"
+                f"the operator's records cannot be used: {error}; what was committed before is safe; make room or "
+                "repair the disk, then run the same command again"
             ) from error
 
     @contextmanager
