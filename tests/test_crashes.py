@@ -136,6 +136,7 @@ def test_a_server_killed_while_replies_come_in_and_rounds_are_committed_ends_bit
     run.ends_like(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_client_killed_before_and_after_its_reply_is_kept_counts_once(run: Run, undisturbed: dict[str, Any]) -> None:
     server = run.server()
     crashing = {"Cleveland": "round trained", "Hungary": "reply kept", "VA Long Beach": "reply released"}

@@ -116,7 +116,11 @@ def test_a_server_whose_disk_is_full_stops_and_goes_on_once_there_is_room(
 
 @pytest.mark.parametrize(
     ("left", "kept"),
-    [pytest.param(0, 0, marks=pytest.mark.slow), pytest.param(PAGE, 0, marks=pytest.mark.slow), (174 * PAGE, 1)],
+    [
+        pytest.param(0, 0, marks=pytest.mark.slow),
+        pytest.param(PAGE, 0, marks=pytest.mark.slow),
+        pytest.param(174 * PAGE, 1, marks=pytest.mark.slow),
+    ],
     ids=["no round is noted", "no answer is kept", "no release is noted"],
 )
 def test_an_institution_whose_disk_is_full_stops_and_goes_on_once_there_is_room(
