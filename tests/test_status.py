@@ -197,9 +197,20 @@ def test_a_seeded_run_has_no_epsilon_on_either_side(federation: Federation) -> N
     assert f"certificate until {datetime.fromisoformat(end):%Y-%m-%d %H:%M} UTC" in listed
 
 
+def heed_ctrl_c() -> None:
+    """A shell starts what runs in its background deaf to Ctrl-C, the suite and its children included."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_a_watched_status_is_looked_up_again_until_ctrl_c(federation: Federation) -> None:
     command = [str(BIN / "lepton-server"), "status", "--home", "server", "--watch", "--json"]
-    with subprocess.Popen(command, cwd=federation.folder, stdout=subprocess.PIPE, text=True) as watching:
+    with subprocess.Popen(
+        command,
+        cwd=federation.folder,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_ctrl_c,  # noqa: PLW1509
+    ) as watching:
         assert watching.stdout is not None
         seen = [json.loads(watching.stdout.readline())]
         federation.invite("Cleveland")
@@ -215,7 +226,14 @@ def test_on_a_terminal_a_watched_table_is_drawn_in_place(federation: Federation)
     ours, theirs = pty.openpty()
     command = [str(BIN / "lepton-server"), "status", "--home", "server", "--watch"]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
-    watching = subprocess.Popen(command, cwd=federation.folder, stdout=theirs, stderr=theirs, env=environment)
+    watching = subprocess.Popen(
+        command,
+        cwd=federation.folder,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment,
+        preexec_fn=heed_ctrl_c,  # noqa: PLW1509
+    )
     os.close(theirs)
     drawn = b""
     while drawn.count(b"not running") < 2:
