@@ -9,6 +9,8 @@ import time
 
 import pytest
 from federations import HOSPITALS, PATIENCE_S, PUBLIC, Federation
+
+pytestmark = pytest.mark.slow
 from line import Line
 
 NEAR, OTHER = TWO = HOSPITALS[:2]

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from federations import PATIENCE_S, PUBLIC, Federation
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(__file__).with_name("shifted_clock.c")
 HOUR_S = 3600
 COMPILER = shutil.which("cc")
