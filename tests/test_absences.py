@@ -9,9 +9,9 @@ import time
 
 import pytest
 from federations import HOSPITALS, PATIENCE_S, PUBLIC, Federation
+from line import Line
 
 pytestmark = pytest.mark.slow
-from line import Line
 
 NEAR, OTHER = TWO = HOSPITALS[:2]
 SILENT_S = 20  # longer than a silence may last
