@@ -21,6 +21,7 @@ class Privacy:
 
     unit: ClassVar[str]
     neighbouring_relation: ClassVar[str | None]
+    is_added_by_institutions: ClassVar[bool]  # each adds the noise itself, before anything leaves
 
 
 @dataclass
@@ -29,6 +30,7 @@ class NoPrivacy(Privacy):
 
     unit: ClassVar[str] = "none"
     neighbouring_relation: ClassVar[str | None] = None
+    is_added_by_institutions: ClassVar[bool] = False
 
 
 @dataclass
@@ -49,6 +51,7 @@ class RecordPrivacy(Privacy):
 
     unit: ClassVar[str] = "record"
     neighbouring_relation: ClassVar[str | None] = "add or remove one record"
+    is_added_by_institutions: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 < self.epsilon <= LARGEST_EPSILON:

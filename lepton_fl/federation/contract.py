@@ -1,0 +1,207 @@
+"""The contract of a run: one manifest that the operator signs and each institution countersigns.
+
+It says everything an institution agrees to. Its bytes are canonical: one document has exactly one form, so that a
+signature covers what is read, and two contracts differ where their fields do.
+
+Source: RFC 8785 (canonical JSON) for the idea; here the order of fields is the order of this file, since the order of a
+table's columns is the order of a model's features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from typing import Any
+
+from lepton_fl.errors import ConfigError
+from lepton_fl.federation.terms import Terms, from_json, to_json
+from lepton_fl.privacy.units import NoPrivacy
+
+LARGEST = 1 << 20  # bytes of a contract: a task's columns and their categories
+_SOFTWARE = ("lepton-fl", "flwr", "torch", "opacus", "dp-accounting")
+
+NOISED_UPDATE = "noised-update"  # a model trained with the institution's own noise
+PLAIN_UPDATE = "plain-update"  # a model trained without, or with noise that a seed lets others subtract
+RECORD_COUNT = "record-count"  # how many records were trained on, and their mean loss
+EXACT_COUNTS = "exact-counts"  # of the hold-out, label by score; no epsilon covers them
+KINDS = (NOISED_UPDATE, PLAIN_UPDATE, RECORD_COUNT, EXACT_COUNTS)
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """Why the run is made, and how long what comes of it is kept; the operator's words."""
+
+    purpose: str
+    retention_days: int  # after the end of the run
+    contact: str  # whom to ask; may be empty
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What everyone in a run agrees to."""
+
+    run_id: int
+    federation: str  # hex SHA-256 of the CA's public key
+    purpose: Purpose
+    institutions: tuple[str, ...]  # who was there when it was signed; the number sets a private step's divisor
+    least_cohort: int  # no round asks fewer institutions
+    must_leave: tuple[str, ...]  # kinds of message that the run cannot do without
+    may_leave: tuple[str, ...]  # kinds it also asks for, which an institution may decline
+    unit: str  # whose presence is hidden; "none"
+    neighbouring_relation: str | None
+    secure_aggregation: bool
+    software: dict[str, str]  # the operator's versions
+    terms: dict[
+        str, Any
+    ]  # task, model, strategy, privacy, training, holdout, rounds, seed, as `terms.to_json` has them
+
+    def settings(self) -> Terms:
+        """The terms, typed and checked against this machine's own tables; raises `ConfigError`."""
+        return from_json(json.dumps(self.terms))
+
+
+def offer(terms: Terms, run_id: int, federation: str, who: tuple[tuple[str, ...], int], purpose: Purpose) -> Contract:
+    """The contract for these terms.
+
+    Args:
+        who: the institutions that take part, and the least cohort of a round.
+    """
+    institutions, least_cohort = who
+    return Contract(
+        run_id=run_id,
+        federation=federation,
+        purpose=purpose,
+        institutions=institutions,
+        least_cohort=least_cohort,
+        must_leave=must_leave(terms),
+        may_leave=(EXACT_COUNTS,),
+        unit=terms.privacy.unit,
+        neighbouring_relation=terms.privacy.neighbouring_relation,
+        secure_aggregation=False,
+        software={name: version(name) for name in _SOFTWARE},
+        terms=json.loads(to_json(terms)),
+    )
+
+
+def must_leave(terms: Terms) -> tuple[str, ...]:
+    """The kinds of message that training under these terms sends."""
+    if type(terms.privacy) is NoPrivacy:
+        return (PLAIN_UPDATE, RECORD_COUNT)
+    return (NOISED_UPDATE,) if has_own_noise(terms) else (PLAIN_UPDATE,)
+
+
+def has_own_noise(terms: Terms) -> bool:
+    """Whether each institution adds noise that nobody else can subtract."""
+    return terms.seed is None and terms.privacy.is_added_by_institutions
+
+
+def to_bytes(contract: Contract) -> bytes:
+    """The one form of this contract."""
+    return _canonical(asdict(contract))
+
+
+def digest(contract: Contract) -> str:
+    """Hex SHA-256 of its one form: the contract's name."""
+    return hashlib.sha256(to_bytes(contract)).hexdigest()
+
+
+def from_bytes(content: bytes) -> Contract:
+    """The contract that these bytes are the one form of.
+
+    Raises:
+        ConfigError: too long, another form, a field that is missing, unknown or of another type.
+    """
+    if len(content) > LARGEST:
+        raise ConfigError(f"the contract has {len(content)} bytes, and {LARGEST} may be; nothing was trained")
+    try:
+        document = json.loads(content)
+        if _canonical(document) != content:
+            raise ValueError("not canonical")
+        contract = _typed(document)
+        # What the summary says must be what the terms say: an officer reads the summary.
+        terms = contract.settings()
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError("the contract of the run cannot be read; nothing was trained; tell the operator") from error
+    _refuse_contradictions(contract, terms)
+    return contract
+
+
+def differences(signed: Contract, asked: Contract) -> list[str]:
+    """Where two contracts differ, field by field: `privacy.epsilon: signed 1.0, now 2.0`."""
+    was, now = dict(_leaves(_summary(signed))), dict(_leaves(_summary(asked)))
+    return [
+        f"{name}: signed {_shown(was.get(name))}, now {_shown(now.get(name))}"
+        for name in [*was, *(name for name in now if name not in was)]
+        if was.get(name) != now.get(name)
+    ]
+
+
+def _summary(contract: Contract) -> dict[str, Any]:
+    document = asdict(contract)
+    terms = document.pop("terms")
+    return terms | document  # the names that people set: privacy.epsilon, rounds, task.title
+
+
+def _leaves(document: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(document, dict) and document:
+        for name, value in document.items():
+            yield from _leaves(value, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, list(document) if isinstance(document, tuple) else document
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _canonical(document: Any) -> bytes:
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def _typed(document: dict[str, Any]) -> Contract:
+    if [*document] != [field.name for field in fields(Contract)]:
+        raise ValueError("other fields than a contract has")
+    purpose = Purpose(**document["purpose"])
+    _demand(type(purpose.retention_days) is int and isinstance(purpose.purpose, str), "purpose")
+    _demand(isinstance(purpose.contact, str), "purpose.contact")
+    for name in ("institutions", "must_leave", "may_leave"):
+        _demand(isinstance(document[name], list) and all(isinstance(one, str) for one in document[name]), name)
+    for name in ("run_id", "least_cohort"):
+        _demand(type(document[name]) is int and document[name] >= 1, name)
+    for name in ("federation", "unit"):
+        _demand(isinstance(document[name], str), name)
+    _demand(isinstance(document["neighbouring_relation"], str | None), "neighbouring_relation")
+    _demand(type(document["secure_aggregation"]) is bool, "secure_aggregation")
+    software = document["software"]
+    _demand(isinstance(software, dict) and all(isinstance(one, str) for one in software.values()), "software")
+    _demand(isinstance(document["terms"], dict), "terms")
+    lists = {name: tuple(document[name]) for name in ("institutions", "must_leave", "may_leave")}
+    return Contract(**{**document, **lists, "purpose": purpose})
+
+
+def _demand(holds: bool, name: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} has another type")
+
+
+def _refuse_contradictions(contract: Contract, terms: Terms) -> None:
+    said = {
+        "unit": (contract.unit, terms.privacy.unit),
+        "neighbouring_relation": (contract.neighbouring_relation, terms.privacy.neighbouring_relation),
+        "must_leave": (contract.must_leave, must_leave(terms)),
+        "secure_aggregation": (contract.secure_aggregation, False),
+    }
+    for name, (summary, meant) in said.items():
+        if summary != meant:
+            raise ConfigError(
+                f"the contract's {name} says {_shown(summary)} and its terms mean {_shown(meant)}; nothing was "
+                "trained; tell the operator"
+            )
+    unknown = sorted({*contract.must_leave, *contract.may_leave} - {*KINDS})
+    if unknown or not 1 <= contract.least_cohort <= max(1, len(contract.institutions)):
+        what = f"kind {unknown[0]} is not known here" if unknown else "least_cohort is more than who takes part"
+        raise ConfigError(f"the contract cannot be kept: {what}; nothing was trained; tell the operator")
