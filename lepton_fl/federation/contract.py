@@ -142,7 +142,7 @@ def differences(signed: Contract, asked: Contract) -> list[str]:
 def _summary(contract: Contract) -> dict[str, Any]:
     document = asdict(contract)
     terms = document.pop("terms")
-    return terms | document  # the names that people set: privacy.epsilon, rounds, task.title
+    return {**terms, **document}  # the names that people set: privacy.epsilon, rounds, task.title
 
 
 def _leaves(document: Any, path: str = "") -> Iterator[tuple[str, Any]]:
