@@ -1,4 +1,4 @@
-"""An institution that answers at once: the product's agent with its stream, spool and count of rounds, and no training.
+"""An institution that answers at once: the product's agent with its stream, spool and ledger, and no training.
 
 Usage: institution.py HOME      (a process that bench/loopback.py starts)
 """
@@ -6,61 +6,98 @@ Usage: institution.py HOME      (a process that bench/loopback.py starts)
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
 import torch
-from lepton_client.agent import Agent, Job, Own
+from lepton_client.agent import Agent, Own
+from lepton_client.considering import Position
 from lepton_client.home import Home, open_home
-from lepton_client.limits import Limits
-from lepton_client.rounds import OnDisk
+from lepton_client.job import Answer, Job, Rounds
+from lepton_client.ledger import Ledger
+from lepton_client.policy import BY_POLICY, OPTIONAL, Budget, MostOfARun, Policy
+from lepton_client.stream import Instruction, Stream
 
 from lepton_fl.evaluation.counts import table_shape
-from lepton_fl.flower import ClientApp, Context, Message, MetricRecord, RecordDict, enter_run
-from lepton_fl.privacy.rounds_spent import RoundsSpent, begin_round
+from lepton_fl.federation.codec import Route, decode, encode
+from lepton_fl.federation.contract import PLAIN_UPDATE, RECORD_COUNT, Contract, Purpose
+from lepton_fl.flower import ClientApp, Context, Message, MessageType, MetricRecord, RecordDict, enter_run
+from lepton_fl.privacy.books import Declared
 from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY
 from lepton_fl.tasks.task import DataSource
 from lepton_fl.v1.federation_pb2 import Welcome
 
 _PLANNED = 1_000_000  # rounds; a bench ends before
 _ROWS, _COLUMNS = table_shape(outputs=1)
+_POLICY = Policy(
+    data_set="none",
+    budget=Budget("record", 1.0, 1e-5),
+    run=MostOfARun(1.0, _PLANNED, 0.5, 1.0),
+    public_data=True,
+    accept=BY_POLICY,
+    may_leave=[PLAIN_UPDATE, RECORD_COUNT],
+    tasks=["any"],
+    models=["any"],
+    strategies=["any"],
+    plugins=[],
+    least_cohort=1,
+    secure_aggregation=OPTIONAL,
+    hours=None,
+    power_w=0.0,
+)
 
 
-def prompt_app(institution: str, spent: RoundsSpent) -> ClientApp:
-    """Notes the round as the real one does, and answers with the very arrays that came."""
-    app = ClientApp()
-
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        begin_round(spent, institution, message.content.config_records["config"]["server-round"], _PLANNED)
+def prompt_answer(message: Message) -> Message:
+    """The very arrays that came, or counts of nobody."""
+    if message.metadata.message_type == MessageType.TRAIN:
         metrics = MetricRecord({WEIGHT_KEY: 1, TRAIN_LOSS_KEY: 0.5})
         content = RecordDict({"arrays": message.content.array_records["arrays"], "metrics": metrics})
         return Message(content, reply_to=message)
-
-    @app.evaluate()
-    def evaluate(message: Message, context: Context) -> Message:
-        counts = [1] + [0] * (_ROWS * _COLUMNS - 2) + [1]
-        metrics = MetricRecord({WEIGHT_KEY: 2, "loss-sum": 1.0, "counts": counts})
-        return Message(RecordDict({"metrics": metrics}), reply_to=message)
-
-    return app
+    counts = [1] + [0] * (_ROWS * _COLUMNS - 2) + [1]
+    metrics = MetricRecord({WEIGHT_KEY: 2, "loss-sum": 1.0, "counts": counts})
+    return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
 class Prompt(Agent):
-    """The product's agent, with `prompt_app` in the place of a program."""
+    """The product's agent, with no contract to consider and nothing to train."""
 
     def __init__(self, home: Home) -> None:
-        limits = Limits(epsilon=0.0, delta=0.0, not_private=True, exact_counts=True, holdout_share=1.0)
-        super().__init__(home, Own(DataSource(None, None), limits, torch.device("cpu")), lambda point: None)
-        self._place = home
+        ledger = Ledger.open(home.path / "ledger", lambda: datetime.now(UTC))
+        position = Position(_POLICY, {}, ledger, torch.device("cpu"))
+        super().__init__(home, Own(DataSource(None, None), position, ledger), lambda point: None)
+        self._ledger = ledger
 
-    def join(self, welcome: Welcome) -> Job:
-        """See `Agent.join`; no data is read."""
+    def _welcomed(self, stream: Stream, welcome: Welcome) -> None:
         enter_run(welcome.run_id)
-        spent = OnDisk(self._place.path / "rounds", welcome.run_id)
+        run = str(welcome.run_id)
+        self._ledger.declare(
+            Declared(run, "bench", "none", "record", None, 1e-5, 1.0, None, 1, _PLANNED, "", ""),
+            may_follow_uncovered=True,
+        )
+        leaves = (PLAIN_UPDATE, RECORD_COUNT)
+        contract = Contract(welcome.run_id, "", Purpose("bench", 0, ""), (), 1, leaves, (), "none", None, False, {}, {})
         context = Context(welcome.run_id, welcome.node_id, {}, RecordDict(), {})
-        app = prompt_app(self._place.institution, spent)
-        return Job(welcome.run_id, welcome.node_id, app, context, spent, may_count=True)
+        rounds = Rounds(self._ledger, run)
+        self._job = Job(
+            welcome.run_id, welcome.node_id, contract, _POLICY, self._ledger, {}, ClientApp(), rounds, context
+        )
+
+    def _answer(self, stream: Stream, instruction: Instruction) -> Answer | None:
+        if self._job is None or instruction.parts is None:
+            return None
+        message_id = instruction.message_id
+        message = decode(instruction.parts, Route(self._job.run_id, 1, self._job.node_id, message_id))
+        is_training = message.metadata.message_type == MessageType.TRAIN
+        round = int(str(message.content.config_records["config"]["server-round"]))
+        if is_training:
+            self._job.rounds.carry_out(message_id, lambda: self._show_head(stream))
+            self._job.rounds.begin("", round, _PLANNED)
+        answer = encode(prompt_answer(message))
+        if is_training:
+            self._ledger.settle(self._job.run, round, 0.0)
+        self._keep(message_id, answer)
+        return Answer(answer, round, PLAIN_UPDATE, "bench", is_training)
 
 
 def channel_of(home: Home) -> grpc.Channel:

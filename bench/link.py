@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lepton_server.grid import HubGrid
+from lepton_server.grid import HubGrid, Least
 from lepton_server.journal import Inbox, RunJournal
 from loopback import Loopback, federation
 from machine import store
@@ -112,8 +112,8 @@ def empty_rounds(here: Loopback, folder: Path, rounds: int) -> tuple[list[float]
     run = here.begin(made.terms.rounds, reply_bytes=1 << 20)
     members = run.runs.node_ids(here.names)
     journal = RunJournal(run.runs, run.place, Randomness(None), lambda: members)
-    grid = TimedGrid(here.hub, run.stored.run_id, journal.members, 1)
-    conduct(made, Carrier(grid, journal.members, journal), (Folder(folder), voice))
+    grid = TimedGrid(here.hub, run.stored.run_id, journal.members, Least(1, 1))
+    conduct(made, Carrier(grid, journal.members, journal, None), (Folder(folder), voice))
     here.end(run)
     whole_s = np.diff(voice.over_at)[_WARM_UP_ROUNDS - 1 :].tolist()
     return grid.train_s[_WARM_UP_ROUNDS:], whole_s
@@ -133,7 +133,7 @@ def transfers(here: Loopback, raw: Raw, institutions: int, count: int) -> Taken:
     """50 MiB to so many institutions and back, and each part of that work by itself."""
     run = here.begin(count, reply_bytes=2 * SIZE)
     members = run.runs.node_ids(here.names[:institutions])
-    grid = TimedGrid(here.hub, run.stored.run_id, members, institutions)
+    grid = TimedGrid(here.hub, run.stored.run_id, members, Least(institutions, 1))
     inbox, model, content, taken = Inbox(run.runs, run.place), _model(), bytes(SIZE), Taken()
     for round in range(1, count + _WARM_UP_TRANSFERS + 1):
         there = RecordDict({"arrays": model, "config": ConfigRecord({"server-round": round})})

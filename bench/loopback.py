@@ -17,12 +17,13 @@ from pathlib import Path
 
 from lepton_client import home as client_home
 from lepton_server import home as server_home
+from lepton_server.agreements import Offered
+from lepton_server.consent import Office
 from lepton_server.disk import Records
 from lepton_server.enrolment import Enrolment, enrol
 from lepton_server.grid import wait_for_members
 from lepton_server.hub import Hub, Limits, RunTerms
 from lepton_server.journal import Inbox, Place
-from lepton_server.presence import Presence
 from lepton_server.renewal import Renewal
 from lepton_server.runs import Asked, Runs, StoredRun
 from lepton_server.serving import Endpoint, Serving
@@ -30,6 +31,7 @@ from lepton_server.store import Store
 
 from lepton_fl.link import certificates, invitation
 from lepton_fl.link.certificates import to_pem
+from lepton_fl.link.signature import Signed
 from lepton_fl.v1.enrolment_pb2 import EnrollRequest
 
 _INSTITUTION = Path(__file__).with_name("institution.py")
@@ -53,7 +55,9 @@ class Loopback:
         self.names = tuple(f"institution {number}" for number in range(1, institutions + 1))
         self.homes = [self._enrolled(folder / name, name) for name in self.names]
         renewal = Renewal(self._store, self.home.authority(), now)
-        self.hub = Hub(self._records, Limits(quorum_s=60.0, round_s=600.0, grace_s=60.0), renewal)
+        office = Office(self.home.signer(now()), self.home.authority().certificate, now)
+        records = lambda: Records.of(self.home.database)  # noqa: E731 - one expression, called once
+        self.hub = Hub(records, Limits(quorum_s=60.0, round_s=600.0, grace_s=60.0), renewal, office)
         self.credentials, self.ca = self.home.server_credentials(now()), to_pem(self.home.authority().certificate)
 
     def begin(self, rounds: int, reply_bytes: int) -> Open:
@@ -62,7 +66,7 @@ class Loopback:
         stored = runs.begin(Asked("{}", "", self.names, rounds), now())
         place = Place(stored.run_id, self.home.checkpoints / str(stored.run_id), lambda point: None)
         inbox = lambda: Inbox(Runs(self.home.database), place)  # noqa: E731 - one expression, called once
-        self.hub.begin_run(RunTerms(stored.run_id, "{}", len(self.names), reply_bytes, inbox))
+        self.hub.begin_run(RunTerms(stored.run_id, Offered(b"{}", Signed(b"", b"")), reply_bytes, inbox))
         return Open(runs, stored, place)
 
     def end(self, run: Open) -> None:
@@ -88,9 +92,6 @@ class Loopback:
 
     def _store(self) -> Store:
         return Store(self.home.database)
-
-    def _records(self) -> Records:
-        return Records(self._store(), Presence(self.home.database))
 
 
 @contextmanager

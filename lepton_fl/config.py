@@ -95,10 +95,24 @@ def build(schema: type[T], values: Mapping[str, Any]) -> T:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    _refuse_interpolations(values, "")
     try:
         return load(schema, OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(dict(values))))
     except OmegaConfBaseException as error:
         raise ConfigError(_in_one_line(error)) from error
+
+
+def _refuse_interpolations(value: Any, path: str) -> None:
+    """OmegaConf would put this machine's environment in the place of `${oc.env:NAME}`."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            _refuse_interpolations(name, path)
+            _refuse_interpolations(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_interpolations(inner, path)
+    elif isinstance(value, str) and "${" in value:
+        raise ConfigError(f"{path} has ${{, which would stand for another text; nothing was run; write the text itself")
 
 
 def _refuse_unknown_keys(settings: Any, path: str) -> None:
@@ -230,9 +244,12 @@ def _in_one_line(error: BaseException) -> str:
         hint = "does its YAML begin with `defaults: [tabular_schema]`?" if "'Task'" in last else "correct its name"
         return f"there is no setting {place or foreign[1]}; nothing was run; {hint}"
     absent = re.search(r"missing \d+ required positional arguments?: (.+)", last)
-    if absent:
-        return f"setting {absent[1].split(' full_key')[0]} has no value; nothing was run; give it one"
-    said = f"{first}: {last}" if last not in first else first
+    if absent or "missing mandatory value" in last:
+        name = absent[1].split(" full_key")[0] if absent else place
+        return f"setting {name} has no value; nothing was run; give it one"
+    said = re.sub(r"\s*full_key: \S+", "", f"{first}: {last}" if last not in first else first).rstrip(".")
+    if place not in said:
+        said = f"{place}: {said}"
     return f"{said}; nothing was run; see {_command()} --help"
 
 

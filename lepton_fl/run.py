@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lepton_fl.errors import ConfigError, TrainingFailed
 from lepton_fl.evaluation.counts import table_shape
 from lepton_fl.federation.arrays import template_of, to_arrays
 from lepton_fl.federation.client_app import DECLARED_WEIGHT, ClientProgram
+from lepton_fl.federation.cohort_release import THE_OPERATOR_SEES, CohortRelease, check_noisy_mean, cost_of_few
+from lepton_fl.federation.contract import Contract, digest
 from lepton_fl.federation.journal import Journal, RoundReport
 from lepton_fl.federation.replies import Expected
 from lepton_fl.federation.rounds import Rounds, Run
-from lepton_fl.federation.terms import Terms, program
+from lepton_fl.federation.terms import Terms, cohort_mechanism, program
 from lepton_fl.flower import Context, Grid, RecordDict, ServerApp
 from lepton_fl.privacy.accounting import epsilon_spent
 from lepton_fl.results.folder import Folder
-from lepton_fl.results.outcome import Facts, Outcome, claim_of
+from lepton_fl.results.outcome import Facts, Outcome, claim_of, steps_of_a_round
 from lepton_fl.results.terminal import Voice
 from lepton_fl.strategies.strategy import Federation
+from lepton_fl.training.private import Mechanism
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Prepared:
     facts: Facts
     program: ClientProgram
     federation: Federation
+    at_server: Mechanism | None  # under privacy=institution, what the server adds to each round's mean
 
 
 def prepare(terms: Terms, names: Names, institutions: Sequence[str], cohort_size: int | None) -> Prepared:
@@ -51,6 +55,8 @@ def prepare(terms: Terms, names: Names, institutions: Sequence[str], cohort_size
         )
     terms.strategy.build(federation)  # refuses here what it would refuse later
     made = program(terms, len(institutions))
+    parameters = sum(parameter.numel() for parameter in made.model.parameters())
+    at_server = cohort_mechanism(terms, len(institutions), federation.cohort_size)
     facts = Facts(
         task=names.task,
         title=terms.task.title,
@@ -58,10 +64,28 @@ def prepare(terms: Terms, names: Names, institutions: Sequence[str], cohort_size
         strategy=names.strategy,
         rounds=terms.rounds,
         institutions=tuple(institutions),
-        parameters=sum(parameter.numel() for parameter in made.model.parameters()),
-        claim=claim_of(terms, made.mechanism),
+        parameters=parameters,
+        claim=claim_of(terms, made.mechanism or at_server),
+        warnings=() if at_server is None else _costs(at_server, parameters),
     )
-    return Prepared(terms, facts, made, federation)
+    return Prepared(terms, facts, made, federation, at_server)
+
+
+def _costs(at_server: Mechanism, parameters: int) -> tuple[str, ...]:
+    of_few = cost_of_few(at_server, parameters)
+    return (THE_OPERATOR_SEES,) if of_few is None else (of_few, THE_OPERATOR_SEES)
+
+
+def among(prepared: Prepared, institutions: int) -> Prepared:
+    """The same run with so many institutions that take part in the end; a step's divisor stays as it was declared.
+
+    Raises:
+        ConfigError: too few for the strategy.
+    """
+    cohort_size = min(prepared.federation.cohort_size, institutions)
+    federation = replace(prepared.federation, institutions=institutions, cohort_size=cohort_size)
+    prepared.terms.strategy.build(federation)
+    return replace(prepared, federation=federation)
 
 
 @dataclass(frozen=True)
@@ -71,6 +95,7 @@ class Carrier:
     grid: Grid
     names: Mapping[int, str]  # node id: institution; may grow while the run goes on
     journal: Journal
+    contract: Contract | None  # that the institutions agreed to; None: all of them are in this process
 
 
 def conduct(prepared: Prepared, carrier: Carrier, output: tuple[Folder, Voice]) -> Outcome:
@@ -108,13 +133,15 @@ def conduct(prepared: Prepared, carrier: Carrier, output: tuple[Folder, Voice]) 
 
 
 def _run_of(prepared: Prepared, carrier: Carrier, on_round: Callable[[RoundReport], None]) -> Run:
-    terms, program = prepared.terms, prepared.program
+    terms, program, at_server = prepared.terms, prepared.program, prepared.at_server
+    if at_server is not None:
+        check_noisy_mean(at_server, program.randomness.within("self-test"))
     return Run(
         names=carrier.names,
         expected=Expected(
             template=template_of(program.model),
             counts_shape=table_shape(program.outputs),
-            weight_cap=terms.weight_cap if program.mechanism is None else DECLARED_WEIGHT,
+            weight_cap=terms.weight_cap if prepared.facts.claim.epsilon_budget is None else DECLARED_WEIGHT,
             most_records=terms.weight_cap,
             with_loss=terms.strategy.needs_exact_loss,
         ),
@@ -122,6 +149,8 @@ def _run_of(prepared: Prepared, carrier: Carrier, on_round: Callable[[RoundRepor
         epsilon_after=_epsilon_after(prepared),
         on_round=on_round,
         least_replies=terms.strategy.least_replies,
+        contract=None if carrier.contract is None else digest(carrier.contract),
+        cohort_release=None if at_server is None else CohortRelease(at_server, program.randomness),
     )
 
 
@@ -147,8 +176,8 @@ def _refuse_without_model(reports: Sequence[RoundReport]) -> None:
 
 def _epsilon_after(prepared: Prepared) -> Callable[[int], float] | None:
     """Epsilon of an institution that was asked in so many rounds; None without privacy."""
-    delta, mechanism = prepared.facts.claim.delta, prepared.program.mechanism
+    delta, mechanism = prepared.facts.claim.delta, prepared.program.mechanism or prepared.at_server
     if mechanism is None or delta is None:
         return None
-    steps = prepared.terms.training.local_steps
+    steps = steps_of_a_round(prepared.terms)
     return lambda asked: epsilon_spent(mechanism.noise_multiplier, delta, mechanism.sampling_rate, asked * steps)

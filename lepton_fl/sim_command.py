@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from lepton_fl.config import App, run_app
@@ -13,6 +14,8 @@ HELP = """\
 lepton-sim: the whole federation in one process; the same apps, strategies and privacy as over the network.
 
 usage: lepton-sim [SETTING=VALUE ...] [--config-dir DIR] [--multirun] [--cfg job]
+       lepton-sim audit [SETTING=VALUE ...]         train with canaries, and hold what the model betrays of them
+                                                    against the claimed epsilon; writes no files
 
   lepton-sim                                          four hospitals, heart disease, epsilon 1
   lepton-sim privacy=none                             the same without privacy, to compare
@@ -23,6 +26,8 @@ usage: lepton-sim [SETTING=VALUE ...] [--config-dir DIR] [--multirun] [--cfg job
                                                       your own table: my/task/mine.yaml, see docs/data.md
   lepton-sim --multirun privacy.epsilon=0.5,1,3       one run for each value
   lepton-sim --cfg job                                print every setting with its value, run nothing
+  lepton-sim audit privacy=patient audit.records_per_canary=4
+                                                      a lower bound on epsilon, beside the claim
 
 task=      {task}
 model=     {model}
@@ -39,14 +44,21 @@ output=DIR          result.json, rounds.jsonl, model.safetensors, learning_curve
 device=cpu|cuda|cuda:N|auto
                     where to compute; auto: the first GPU, else the CPU
 log=text|json       lines for people, or one JSON object a line
+plugins=[MODULE]    models, tasks and strategies of one's own, installed here; docs/policy.md
+audit.canaries=N    people who are in the training by a fair coin each; audit.records_per_canary=K of each of them
 
-exit codes: 0 done, 2 configuration, 3 privacy budget, 4 data, 5 model, 6 no model trained, 130 interrupted
+exit codes: 0 done, 2 configuration, 3 privacy (budget, self-test, audit), 4 data, 5 model, 6 no model trained,
+            130 interrupted
 """
 
 
 def main() -> None:
     """Run `lepton-sim` with the arguments of this process."""
-    run_app(App("sim", _schema, _run, _register, HELP), ("task", "model", "strategy", "privacy"))
+    run = _run
+    if sys.argv[1:2] == ["audit"]:
+        sys.argv = [f"{sys.argv[0]} audit", *sys.argv[2:]]
+        run = _audit
+    run_app(App("sim", _schema, run, _register, HELP), ("task", "model", "strategy", "privacy"))
 
 
 def _schema() -> type[SimConfig]:
@@ -57,6 +69,12 @@ def _schema() -> type[SimConfig]:
 
 def _run(config: SimConfig) -> None:
     from lepton_fl.simulation import run
+
+    run(config)
+
+
+def _audit(config: SimConfig) -> None:
+    from lepton_fl.audit import run
 
     run(config)
 

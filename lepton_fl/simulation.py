@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -10,10 +11,13 @@ from pathlib import Path
 import torch
 
 from lepton_fl.config import job_number, name_of
+from lepton_fl.errors import ConfigError
 from lepton_fl.federation.client_app import client_app
 from lepton_fl.federation.journal import NoJournal
 from lepton_fl.federation.local_grid import LocalGrid
 from lepton_fl.federation.terms import RunConfig, register_run
+from lepton_fl.plugins import admit_installed, named_in
+from lepton_fl.privacy.accounting import epsilon_of_group
 from lepton_fl.privacy.rounds_spent import InMemory
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.outcome import Outcome
@@ -21,6 +25,25 @@ from lepton_fl.results.terminal import VOICES, Voice
 from lepton_fl.run import Carrier, Names, Prepared, conduct, prepare
 from lepton_fl.tasks.task import DataSource, Loaded, Request
 from lepton_fl.training.device import choose, describe
+from lepton_fl.training.subjects import most_records_of_a_subject
+
+MOST_RECORDS = 8  # of one person, for which a promise per record is worked out; with more it is worth nothing
+
+
+@dataclass
+class AuditSettings:
+    """What `lepton-sim audit` plants and how sure it is."""
+
+    canaries: int  # people who are not in the data, each put into the training or not by a fair coin
+    records_per_canary: int  # of each such person
+    confidence: float  # that the bound is not too high, in (0, 1)
+
+    def __post_init__(self) -> None:
+        for name in ("canaries", "records_per_canary"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"audit.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.confidence < 1:
+            raise ConfigError(f"audit.confidence must lie between 0 and 1, got {self.confidence}")
 
 
 @dataclass
@@ -29,10 +52,12 @@ class SimConfig(RunConfig):
 
     data: DataSource
     device: str  # cpu, cuda, cuda:N or auto
+    audit: AuditSettings  # of `lepton-sim audit` alone
 
 
 def register_schemas() -> None:
-    """Store every dataclass that a YAML of `lepton-sim` starts from."""
+    """Store every dataclass that a YAML of `lepton-sim` starts from, those of its plug-ins too."""
+    admit_installed(named_in(sys.argv[1:]))
     register_run("sim", SimConfig)
 
 
@@ -59,7 +84,26 @@ def simulate(planned: Plan, folder: Folder, voice: Voice) -> Outcome:
     program = replace(planned.run.program, model=copy.deepcopy(planned.run.program.model)).on(planned.device)
     sites = {site.institution: site for site in planned.loaded.sites}
     grid = LocalGrid(client_app(program, sites, InMemory()), planned.run.facts.institutions)
-    return conduct(planned.run, Carrier(grid, grid.names, NoJournal(program.randomness)), (folder, voice))
+    return conduct(planned.run, Carrier(grid, grid.names, NoJournal(program.randomness), None), (folder, voice))
+
+
+def repeats(planned: Plan) -> list[str]:
+    """What a promise per record means for the person with the most records in one institution, if anybody has several.
+
+    The number is exact: it is for whoever runs a simulation on data they may see, and travels nowhere.
+    """
+    claim, mechanism = planned.run.facts.claim, planned.run.program.mechanism
+    most = max(most_records_of_a_subject(site.train) for site in planned.loaded.sites)
+    if claim.unit != "record" or most == 1 or mechanism is None or claim.delta is None or claim.steps is None:
+        return []
+    counted = min(most, MOST_RECORDS)
+    epsilon = epsilon_of_group(mechanism.noise_multiplier, claim.delta, mechanism.sampling_rate, claim.steps, counted)
+    fewer = "" if counted == most else f", and more for {most}"
+    return [
+        f"one person has {most} records at one institution; epsilon {claim.epsilon_budget:.2f} per record "
+        f"({claim.neighbouring_relation}) is at most {epsilon:.2f} per person with {counted} records{fewer}; "
+        "privacy=patient promises the same to everybody"
+    ]
 
 
 def output_folder(output: str | None, job: int | None) -> Path:
@@ -74,6 +118,6 @@ def run(config: SimConfig) -> None:
     planned = plan(config, Names(name_of("task"), name_of("model"), name_of("strategy")))
     if config.device == "auto":
         voice.computing_on(describe(planned.device))
-    voice.noticed(planned.loaded.warnings)
+    voice.noticed([*planned.loaded.warnings, *repeats(planned)])
     path = output_folder(config.output, job_number())
     voice.finished(simulate(planned, Folder(path), voice), str(path))

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from lepton_client import run as client
 from lepton_server import run as server
+from lepton_server import settings
 
 from lepton_fl.config import App, run_app
 
@@ -35,7 +36,9 @@ if __name__ == "__main__":
     reached = killing(point, number)
     sys.argv = [f"lepton-{side} run", *sys.argv[4:]]
     if side == "server":
-        app = App("server", lambda: server.ServerConfig, lambda c: server.run(c, reached), server.register_schemas, "")
+        app = App(
+            "server", lambda: settings.ServerConfig, lambda c: server.run(c, reached), settings.register_schemas, ""
+        )
         run_app(app, ("task", "model", "strategy", "privacy"))
     else:
         app = App("client", lambda: client.AgentConfig, lambda c: client.run(c, reached), client.register_schemas, "")

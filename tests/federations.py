@@ -16,8 +16,37 @@ from typing import Any
 BIN = Path(sys.executable).parent
 HEART = Path(__file__).resolve().parent.parent / "lepton_fl" / "tasks" / "data" / "heart.csv"
 HOSPITALS = ["Cleveland", "Hungary", "Switzerland", "VA Long Beach"]
-PUBLIC = ["limits.not_private=true", "limits.exact_counts=true"]
+PUBLIC = ["policy=public.yaml"]  # for a client: whatever is asked may leave
 PATIENCE_S = 90
+
+
+def policy_text(*changes: str) -> str:
+    """A policy that accepts private runs up to epsilon 1 and lets nothing exact leave, with these lines instead."""
+    lines = {line.split(":")[0]: line for line in _POLICY.strip().splitlines()}
+    return "\n".join((lines | {change.split(":")[0]: change for change in changes}).values()) + "\n"
+
+
+_POLICY = """
+data_set: heart
+budget: {unit: record, epsilon: 1.0, delta: 1.0e-4}
+run: {epsilon: 100.0, rounds: 1000000, holdout_share: 0.3, compute_hours: 10.0}
+public_data: false
+accept: by-policy
+may_leave: [noised-update]
+tasks: [any]
+models: [any]
+strategies: [any]
+plugins: []
+least_cohort: 1
+secure_aggregation: optional
+hours: null
+power_w: 65.0
+"""
+PUBLIC_POLICY = policy_text(
+    "budget: {unit: record, epsilon: 100.0, delta: 1.0e-4}",
+    "public_data: true",
+    "may_leave: [noised-update, plain-update, record-count, exact-counts]",
+)
 
 
 def free_port() -> int:
@@ -53,6 +82,7 @@ class Federation:
     def __post_init__(self) -> None:
         for hospital in HOSPITALS:
             write_rows(self.folder / f"{hospital.replace(' ', '_')}.csv", [hospital])
+        (self.folder / "public.yaml").write_text(PUBLIC_POLICY)
         ports = ["--port", str(free_port()), "--enrolment-port", str(free_port())]
         made = self.call("lepton-server", "init", "--host", "127.0.0.1", "--home", "server", *ports)
         assert made.returncode == 0, made.stderr
@@ -106,7 +136,10 @@ class Federation:
         return done.stdout.strip()
 
     def enroll(self, hospital: str, invitation: str) -> subprocess.CompletedProcess[str]:
-        return self.call("lepton-client", "enroll", invitation, "--home", f"client {hospital}")
+        done = self.call("lepton-client", "enroll", invitation, "--home", f"client {hospital}")
+        if done.returncode == 0:
+            (self.folder / f"client {hospital}" / "policy.yaml").write_text(policy_text())
+        return done
 
     def gather(self, hospitals: Sequence[str], *settings: str) -> subprocess.Popen[str]:
         """These are enrolled, and a server waits for as many of them as its settings say."""

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from federations import PUBLIC_POLICY, policy_text
 from lepton_client import sections
 from lepton_client.home import Home, save
-from lepton_client.limits import Limits
+from lepton_client.policy import read
 
 from lepton_fl.config import config_dir
 from lepton_fl.federation.arrays import to_arrays
@@ -40,8 +41,6 @@ from lepton_fl.training.settings import Training
 
 COMMAND = Path(sys.executable).with_name("lepton-client")
 CONFIGURATION = 2
-CAREFUL = Limits(epsilon=1.0, delta=1e-4, not_private=False, exact_counts=False, holdout_share=0.3)
-PUBLIC = Limits(epsilon=1.0, delta=1e-4, not_private=True, exact_counts=True, holdout_share=0.3)
 CPU = Seen("cpu", "2 threads", 8 << 30)
 GPU = Seen("cuda:0", "H200", 141 << 30)
 TASK = """\
@@ -147,10 +146,21 @@ def test_the_report_has_the_balance_of_the_label_in_each_sensitive_group(report:
 
 def test_the_report_for_machines_has_every_section(report: dict[str, Any], folder: Path) -> None:
     assert set(report) == {
-        *("task", "rows", "usable", "held_out", "institutions", "missing", "balance", "warnings"),
+        *(
+            "task",
+            "rows",
+            "usable",
+            "held_out",
+            "subjects",
+            "most_records",
+            "institutions",
+            "missing",
+            "balance",
+            "warnings",
+        ),
         *("link", "leaves", "device", "disk"),
     }
-    assert report["leaves"] == sections.leaves(CAREFUL).content
+    assert report["leaves"] == sections.leaves(None).content
     assert report["device"]["chosen"] == "cpu"
     assert report["device"]["seen"][0]["name"] == "cpu"
     assert report["disk"]["institution"] == "North Hospital"
@@ -164,15 +174,22 @@ def test_the_report_for_people_has_every_section_and_ends_with_ready(folder: Pat
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     words = list(dict.fromkeys(line.split()[0] for line in lines))
-    assert words == ["task", "rows", "missing", "ill=yes", "warning", "leaves", "device", "disk", "ready"]
+    assert words == ["task", "rows", "subjects", "missing", "ill=yes", "warning", "leaves", "device", "disk", "ready"]
     assert lines[-1] == "ready       this table can be trained on; nothing of it left this machine"
     assert any("not enrolled yet" in line and "lepton-client enroll" in line for line in lines)
     assert str(folder.resolve()) in next(line for line in lines if line.startswith("disk"))
 
 
-def test_the_limits_that_are_typed_are_the_limits_that_are_told(folder: Path) -> None:
-    done = call(folder, *CHECK, "log=json", "limits.exact_counts=true", "limits.not_private=true")
-    assert json.loads(done.stdout)["leaves"] == sections.leaves(PUBLIC).content
+def test_what_would_leave_is_what_the_policy_lets(folder: Path) -> None:
+    (folder / "public.yaml").write_text(PUBLIC_POLICY)
+    done = call(folder, *CHECK, "log=json", "policy=public.yaml")
+    assert json.loads(done.stdout)["leaves"] == sections.leaves(read(folder / "public.yaml")).content
+
+
+def test_a_policy_that_was_chosen_and_is_not_there_ends_the_check(folder: Path) -> None:
+    done = call(folder, *CHECK, "policy=other.yaml")
+    assert done.returncode == CONFIGURATION
+    assert "there is no policy at other.yaml" in done.stderr
 
 
 @pytest.mark.parametrize("verb", ["check", "run"])
@@ -190,31 +207,36 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_read(
 
 def test_a_check_and_a_run_start_from_the_same_settings() -> None:
     check, client = (yaml.safe_load((config_dir() / f"{name}.yaml").read_text()) for name in ("check", "client"))
-    shared = ("home", "device", "limits", "data")
+    shared = ("home", "device", "policy", "data")
     assert {name: check[name] for name in shared} == {name: client[name] for name in shared}
 
 
 # -- what would leave
 
 
-def sentence(limits: Limits, beginning: str) -> str:
-    (found,) = [line for line in sections.leaves(limits).content if line.startswith(beginning)]  # type: ignore[attr-defined]
+def sentence(text: str, folder: Path, beginning: str) -> str:
+    """What the report says under this policy about what begins so."""
+    file = folder / "policy.yaml"
+    file.write_text(text)
+    (found,) = [line for line in sections.leaves(read(file)).content if line.startswith(beginning)]  # type: ignore[attr-defined]
     return str(found)
 
 
-def test_careful_limits_let_no_count_and_no_unprotected_value_leave() -> None:
-    assert "nothing; such a run is refused" in sentence(CAREFUL, "each round of a run that is not private")
-    assert "exact counts may not leave" in sentence(CAREFUL, "each evaluation")
-    assert "no record, no number of records, no loss" in sentence(CAREFUL, "each round of a private run")
-    assert "epsilon 1 at delta 0.0001" in sentence(CAREFUL, "each round of a private run")
+def test_a_careful_policy_lets_no_count_and_no_unprotected_value_leave(tmp_path: Path) -> None:
+    careful = policy_text()
+    assert "nothing; such a run is refused" in sentence(careful, tmp_path, "each round of a run without it")
+    assert "declined" in sentence(careful, tmp_path, "each evaluation")
+    private = sentence(careful, tmp_path, "each round of a run with this institution's own noise")
+    assert "no record, no number of records, no loss" in private
+    assert "epsilon 1 at delta 0.0001 per record" in private
 
 
-def test_limits_for_public_data_name_every_exact_number_that_would_leave() -> None:
-    unprotected = sentence(PUBLIC, "each round of a run that is not private")
-    assert "number of training records and their mean loss" in unprotected
-    assert "limits.not_private=true" in unprotected
-    counted = sentence(PUBLIC, "each evaluation")
-    for words in ("exact counts", "how many records", "sum of their losses", "no epsilon", "limits.exact_counts=true"):
+def test_a_policy_for_public_data_names_every_exact_number_that_would_leave(tmp_path: Path) -> None:
+    unprotected = sentence(PUBLIC_POLICY, tmp_path, "each round of a run without it")
+    assert "how many records were trained on, and their mean loss" in unprotected
+    assert "policy.public_data" in unprotected
+    counted = sentence(PUBLIC_POLICY, tmp_path, "each evaluation")
+    for words in ("exact counts", "how many records", "sum of their losses", "no epsilon", "policy.may_leave"):
         assert words in counted
 
 

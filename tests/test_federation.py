@@ -74,24 +74,27 @@ def test_a_revoked_institution_is_cut_off_and_kept_out(federation: Federation) -
 
 
 @pytest.mark.parametrize(
-    ("settings", "limits", "reason"),
+    ("settings", "clause", "reason"),
     [
-        (["seed=1"], [], "seed=1, with which noise can be subtracted"),
-        (["privacy=none"], [], "privacy=none"),
-        (["privacy.epsilon=5"], [], "epsilon 5 at delta 0.0001, and limits allow 1"),
-        (["holdout.share=0.9"], [], "holds out 0.9"),
+        (["seed=1"], "policy.public_data", "seed=1, with which noise can be subtracted"),
+        (["privacy=none"], "policy.public_data", "privacy=none"),
+        (["privacy.epsilon=5"], "policy.budget.epsilon", "and 1 per record at delta 0.0001 may be"),
+        (["holdout.share=0.9"], "policy.run.holdout_share", "holds out 0.9"),
     ],
 )
-def test_an_institution_refuses_terms_beyond_its_limits(
-    federation: Federation, settings: list[str], limits: list[str], reason: str
+def test_a_run_beyond_the_policy_is_refused_on_both_sides_by_the_clause(
+    federation: Federation, settings: list[str], clause: str, reason: str
 ) -> None:
     invitation = federation.invite("Cleveland")
-    federation.serve("rounds=1", *settings)
+    server = federation.serve("rounds=1", *settings)
     federation.wait_for("server.log", "waiting for 1 institutions")
     assert federation.enroll("Cleveland", invitation).returncode == 0
-    client = federation.client("Cleveland", *limits)
-    assert client.wait(PATIENCE_S) == 7
-    said = (federation.folder / "Cleveland.log").read_text()
+    federation.client("Cleveland")
+    assert server.wait(PATIENCE_S) == 10
+    assert f"Cleveland refused: {clause}" in (federation.folder / "server.log").read_text()
+    # The agent stays for the next run.
+    said = federation.wait_for("Cleveland.log", "waiting for the next")
+    assert clause in said
     assert reason in said
     assert "nothing was read or sent" in said
     assert "Traceback" not in said

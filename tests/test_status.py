@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from federations import BIN, PATIENCE_S, PUBLIC, Federation, call
 from lepton_client.home import Home as ClientHome
+from lepton_client.ledger import Ledger
 from lepton_client.standing import Joined, Known, Promise, Standing, read
 from lepton_client.status import Found as ClientFound
 from lepton_client.status import lines as client_lines
@@ -177,9 +178,10 @@ def test_after_a_run_both_sides_say_what_it_cost(federation: Federation) -> None
     table = said(federation, "lepton-client", "client Cleveland")
     assert "agent       not running" in table
     assert "round       2 of 2 begun here, answered" in table
-    reason = "not evaluated: it failed: exact counts may not leave this institution"
+    reason = "not evaluated: it failed: declined: exact-counts may not leave"
     assert reason in said(federation, "lepton-server", "server")
-    assert f"epsilon     at most {result['epsilon']:.2f} of 1.00 per record at delta 0.0001" in table
+    assert f"epsilon     {result['epsilon']:.2f} of 1.00 per record at delta 0.0001, this run" in table
+    assert f"budget      {result['epsilon']:.2f} of 1.00 per record at delta 0.0001, all runs on heart" in table
 
 
 def test_a_seeded_run_has_no_epsilon_on_either_side(federation: Federation) -> None:
@@ -326,19 +328,23 @@ def test_how_long_ago_is_said_in_one_unit(past: int, said: str) -> None:
 JOINED = Joined(7, "heart", 10, Promise("record", 1.0, 1e-4, 17.45, 1.0, 3))
 
 
+def ledger_in(folder: Path) -> Ledger:
+    return Ledger.open(folder / "ledger", lambda: NOW)
+
+
 def test_what_an_agent_knew_outlives_it_but_not_its_connection(tmp_path: Path) -> None:
-    standing = Standing(tmp_path)
+    standing = Standing(tmp_path, ledger_in(tmp_path))
     standing.calls("fl:9410")
     standing.heard()
     standing.joined(JOINED)
     assert read(tmp_path) == standing.known
-    after = Standing(tmp_path).known
+    after = Standing(tmp_path, ledger_in(tmp_path)).known
     assert (after.connected_at, after.run, after.address) == (None, JOINED, "fl:9410")
     assert after.heard_at == standing.known.heard_at
 
 
 def test_being_heard_is_not_written_down_each_time_and_the_end_of_a_stream_is(tmp_path: Path) -> None:
-    standing = Standing(tmp_path)
+    standing = Standing(tmp_path, ledger_in(tmp_path))
     standing.calls("fl:9410")
     standing.heard()
     written = (tmp_path / "status.json").stat().st_ino, (tmp_path / "status.json").read_text()
@@ -369,7 +375,7 @@ def test_looking_at_a_home_changes_nothing_in_it(tmp_path: Path) -> None:
 
 def test_a_title_from_the_operator_cannot_steer_the_terminal() -> None:
     known = Known(run=replace(JOINED, title="heart\x1b[2Jof\n"), news="gone\x07")
-    shown = client_status(ClientFound("elm", Holder(1, NOW), known, None, None, 0), NOW)
+    shown = client_status(ClientFound("elm", Holder(1, NOW), known, None, None, None, 0), NOW)
     assert all(line.isprintable() for line in client_lines(shown))
 
 

@@ -1,6 +1,7 @@
-"""The agent: answers a run's instructions with this institution's data, each round once.
+"""The agent: agrees to a run's contract or not, and answers its instructions with this institution's data.
 
 Jobs are declarative: the server sends settings, and this institution's own installed code decides what they mean.
+Nothing is trained that was not signed, and nothing leaves that is not in the ledger before its first byte.
 """
 
 from __future__ import annotations
@@ -9,40 +10,40 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 import grpc
-import torch
+from cryptography import x509
 
+from lepton_client import agreeing, job, ledger_files, outbound
+from lepton_client.agreeing import Desk, Matter
+from lepton_client.considering import Considered, Position
+from lepton_client.contracts import Contracts, Offered
+from lepton_client.heads import head_of, refuse_put_back
 from lepton_client.home import Home
-from lepton_client.limits import Limits, Refused, refuse_beyond
-from lepton_client.records import own_site
-from lepton_client.rounds import OnDisk
+from lepton_client.job import Answer, Job, SpoolFull
+from lepton_client.ledger import Ledger
+from lepton_client.refused import Refused
 from lepton_client.standing import Joined, Promise, Standing
 from lepton_client.stream import Acknowledged, Ended, Instruction, Stream, Take
-from lepton_fl.errors import ConfigError, LeptonError
-from lepton_fl.federation.client_app import ClientProgram, client_app
-from lepton_fl.federation.codec import BadMessage, Route, decode, encode
-from lepton_fl.federation.terms import Terms, from_json, program
-from lepton_fl.flower import CLIENT_APP_RAISED, ClientApp, Context, Error, Message, MessageType, RecordDict, enter_run
-from lepton_fl.link.frames import LARGEST_TERMS, PROTOCOL, Assembler, Parts
+from lepton_fl.federation.codec import Route, decode
+from lepton_fl.federation.contract import EXACT_COUNTS
+from lepton_fl.flower import MessageType
+from lepton_fl.link import ledger_head, signature
+from lepton_fl.link.frames import PROTOCOL, Assembler, Parts
 from lepton_fl.link.spool import Spool
-from lepton_fl.privacy.units import RecordPrivacy
+from lepton_fl.privacy.books import Left
 from lepton_fl.tasks.task import DataSource
-from lepton_fl.v1.federation_pb2 import Held, Hello, Welcome
+from lepton_fl.v1.federation_pb2 import ClientFrame, Held, Hello, Welcome
 
 _log = logging.getLogger(__name__)
 _MOST_BYTES = 4 << 30  # of one instruction; memory grows with what arrives, not with what is announced
+_LOOK_S = 1.0
 
-POINTS = ("round trained", "reply kept", "reply released", "reply sent", "reply forgotten")
+POINTS = ("round trained", "reply kept", "reply released", "reply sent", "reply forgotten", *ledger_files.LEDGER_POINTS)
 Reached = Callable[[str], None]
 """Told each of `POINTS` as it is passed."""
-
-
-class SpoolFull(LeptonError):
-    """This institution's disk cannot take what must be written before anything leaves."""
-
-    exit_code = 9
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,8 @@ class Own:
     """What is this institution's, and no operator's to choose."""
 
     source: DataSource
-    limits: Limits
-    device: torch.device
-
-
-@dataclass(frozen=True)
-class Job:
-    """The run this institution takes part in."""
-
-    run_id: int
-    node_id: int
-    app: ClientApp
-    context: Context
-    spent: OnDisk
-    may_count: bool  # evaluation may be answered
+    position: Position
+    ledger: Ledger
 
 
 class Agent:
@@ -72,9 +61,18 @@ class Agent:
     def __init__(self, home: Home, own: Own, reached: Reached) -> None:
         self._home, self._own, self._reached = home, own, reached
         self._spool = Spool(home.path / "spool")
+        self._desk = Desk(
+            Contracts(home.path / "contracts"),
+            own.position,
+            x509.load_pem_x509_certificate(home.ca.read_bytes()),
+            lambda: signature.signer(home.key, home.certificate),
+            lambda: datetime.now(UTC),
+        )
         self._job: Job | None = None
+        self._waiting: tuple[Matter, Offered, Welcome] | None = None  # for a person's decision
         self._partial: Assembler | None = None
-        self.standing = Standing(home.path)
+        self._seen = -1  # position of the last head that the operator of this stream countersigned; -1: not told yet
+        self.standing = Standing(home.path, own.ledger)
 
     def connect(self, channel: grpc.Channel) -> Ended:
         """Serve one connection until it ends; what came of an instruction is kept for the next."""
@@ -82,79 +80,169 @@ class Agent:
         held = self._partial.held() if self._partial is not None else next(iter(answered), Held())
         hello = Hello(protocol=PROTOCOL, lepton_version=version("lepton-fl"), instruction=held)
         stream = Stream(channel, hello, Take(_MOST_BYTES, self._partial), self.standing)
+        self._seen = -1
         try:
             return self._serve(stream)
         finally:
             stream.close()
             self.standing.left()
             self._partial = stream.partial
-
-    def join(self, welcome: Welcome) -> Job:
-        """What is needed for a run: terms within the limits, this institution's data, its own program."""
-        if len(welcome.terms) > LARGEST_TERMS:
-            raise ConfigError("the terms of the run are too long; nothing was trained; tell the operator")
-        terms = from_json(welcome.terms)
-        refuse_beyond(self._own.limits, terms)
-        site = own_site(terms, self._own.source, self._home.institution)
-        made = program(terms, welcome.institutions).on(self._own.device)
-        enter_run(welcome.run_id)
-        context = Context(welcome.run_id, welcome.node_id, {"institution": site.institution}, RecordDict(), {})
-        spent = OnDisk(self._home.path / "rounds", welcome.run_id)
-        app = client_app(made, {site.institution: site}, spent)
-        run = Joined(welcome.run_id, terms.task.title, terms.rounds, _promise(terms, made))
-        self.standing.joined(run)
-        told = "NOT PRIVATE" if run.promise is None else _told(run.promise)
-        joined = f"joined a run: {run.title}, {run.rounds} rounds, {told}"
-        _log.info("%s", joined, extra={"run": welcome.run_id, "institution": site.institution})
-        return Job(welcome.run_id, welcome.node_id, app, context, spent, self._own.limits.exact_counts)
+            self._account_for(stream)
 
     def _serve(self, stream: Stream) -> Ended:
         while True:
-            event = stream.next_event(1.0)
+            event = stream.next_event(_LOOK_S)
+            self._look_at_heads(stream)
             if isinstance(event, Welcome):
-                # The same run after a reconnect is kept as it is.
-                if self._job is None or self._job.run_id != event.run_id:
-                    self._job = self.join(event)
+                self._welcomed(stream, event)
             elif isinstance(event, Instruction):
-                answer = self._answer(event)
+                answer = self._answer(stream, event)
                 if answer is None:
                     # Damaged by this machine: come back without it, and be asked in full.
                     self._spool.forget(event.message_id)
                     return Ended(grpc.StatusCode.UNAVAILABLE, "the answer that was kept is damaged")
-                stream.answer(event.message_id, answer, event.held)
-                self._reached("reply sent")
+                self._release(stream, event, answer)
             elif isinstance(event, Acknowledged):
                 self._spool.forget(event.message_id)
                 self._reached("reply forgotten")
             elif isinstance(event, Ended):
                 return event
+            else:
+                self._look_for_a_decision(stream)
 
-    def _answer(self, instruction: Instruction) -> Parts | None:
+    # -- the ledger's heads
+
+    def _look_at_heads(self, stream: Stream, wait_s: float = 0.0) -> None:
+        """Hold what the operator countersigned against the ledger; raises `LedgerPutBack`."""
+        said = stream.countersigned(wait_s)
+        while said is not None:
+            seen = ledger_head.check(said, self._home.institution, self._desk.ca, self._desk.clock())
+            ledger = self._own.ledger
+            refuse_put_back(ledger, seen)
+            is_first, self._seen = self._seen < 0, 0 if seen is None else seen.position
+            if is_first:
+                self._show_head(stream)
+            said = stream.countersigned(0.0)
+
+    def _show_head(self, stream: Stream) -> None:
+        head = head_of(self._own.ledger)
+        if head is not None and head.position > self._seen:
+            stream.send(ClientFrame(ledger_head=ledger_head.to_wire(head)))
+
+    def _is_seen(self, stream: Stream, position: int) -> bool:
+        """Wait until the operator countersigned this entry; whether it did before the stream was over."""
+        while self._seen < position and not stream.is_over:
+            self._look_at_heads(stream, wait_s=0.5)
+        return self._seen >= position
+
+    # -- the contract
+
+    def _welcomed(self, stream: Stream, welcome: Welcome) -> None:
+        if self._seen < 0:
+            raise Refused(
+                "the server does not say where it saw the ledger; nothing was read or sent; tell the operator"
+            )
+        offered = agreeing.offered(self._desk, welcome)
+        if self._job is not None and self._job.run_id == welcome.run_id:
+            # The same run after a reconnect is kept as it is.
+            matter = self._waiting_or_decided(welcome)
+        else:
+            self._job = None
+            matter = agreeing.consider_offer(self._desk, welcome.run_id, offered.contract)
+        self._settle(stream, matter, offered, welcome)
+
+    def _waiting_or_decided(self, welcome: Welcome) -> Matter:
+        considered = self._considered
+        return Matter(welcome.run_id, considered, self._desk.contracts.decision(welcome.run_id))
+
+    def _settle(self, stream: Stream, matter: Matter, offered: Offered, welcome: Welcome) -> None:
+        """Say what was decided; join, if the contract was accepted. Nothing is said while a person has to look."""
+        self._waiting = (matter, offered, welcome) if matter.decided is None else None
+        if matter.decided is None:
+            return
+        if matter.decided.is_accepted and self._job is None:
+            self._join(matter.considered, welcome)
+        self._show_head(stream)
+        stream.send(agreeing.frame_of(matter, offered))
+
+    def _join(self, considered: Considered, welcome: Welcome) -> None:
+        policy, ledger = self._own.position.policy, self._own.ledger
+        data = (self._own.source, self._home.institution, welcome.node_id)
+        self._job = job.join(considered, policy, ledger, data)
+        self._considered = considered
+        run = Joined(welcome.run_id, considered.terms.task.title, considered.terms.rounds, _promise(considered))
+        self.standing.joined(run)
+        told = "NOT PRIVATE" if run.promise is None else _told(run.promise)
+        joined = f"joined a run: {run.title}, {run.rounds} rounds, {told}"
+        _log.info("%s", joined, extra={"run": welcome.run_id, "institution": self._home.institution})
+
+    def _look_for_a_decision(self, stream: Stream) -> None:
+        if self._waiting is None:
+            return
+        matter, offered, welcome = self._waiting
+        decided = self._desk.contracts.decision(matter.run_id)
+        if decided is not None:
+            self._settle(stream, Matter(matter.run_id, matter.considered, decided), offered, welcome)
+
+    # -- instructions
+
+    def _answer(self, stream: Stream, instruction: Instruction) -> Answer | None:
         """The answer on disk if this was asked before; else carry it out, and keep the answer before it is sent.
 
         None if the answer is not here any more, nor what was asked.
         """
-        job = self._job
-        if job is None:
-            raise Refused("the server sent work before the terms of a run; nothing was trained; tell the operator")
-        answer = self._spool.find(instruction.message_id)
-        if answer is None:
-            if instruction.parts is None:
-                return None
-            job.spent.carry_out(instruction.message_id)
-            answer = _carried_out(job, instruction.message_id, instruction.parts)
-            self._reached("round trained")
-            self._keep(instruction.message_id, answer)
-        with self._written():
-            job.spent.answered(instruction.message_id)
-        self._reached("reply released")
+        if self._job is None:
+            raise Refused(
+                "the server sent work before a contract was agreed to; nothing was trained; tell the operator"
+            )
+        kept = self._spool.find(instruction.message_id)
+        if kept is not None:
+            return _known(self._job, instruction.message_id, kept)
+        if instruction.parts is None:
+            return None
+        told = (lambda: self._show_head(stream), datetime.now().astimezone())
+        answer = job.carry_out(self._job, instruction.message_id, instruction.parts, told)
+        self._reached("round trained")
+        self._keep(instruction.message_id, answer.parts)
         return answer
+
+    def _release(self, stream: Stream, instruction: Instruction, answer: Answer) -> None:
+        """Into the ledger, then onto the wire; a reservation that the operator did not see keeps the answer here."""
+        if self._job is None:
+            return
+        ledger = self._own.ledger
+        if answer.is_training and not self._is_seen(stream, ledger.head.position - 1):
+            return  # the stream is over; the answer is kept for the next
+        begin = outbound.announced(instruction.message_id, answer.parts, instruction.held)
+        with self._written():
+            ledger.left(
+                Left(
+                    run=self._job.run,
+                    round=answer.round,
+                    message_id=instruction.message_id,
+                    kind=answer.kind,
+                    bytes=outbound.bytes_of(begin, answer.parts),
+                    sha256=answer.parts.sha256.hex(),
+                    epsilon=ledger.epsilon_after(self._job.run) if answer.is_training else None,
+                    rule=answer.rule,
+                )
+            )
+        self._reached("reply released")
+        stream.answer(begin, answer.parts)
+        self._reached("reply sent")
 
     def _keep(self, message_id: str, answer: Parts) -> None:
         with self._written():
             self._spool.keep(message_id, answer)
             self._spool.forget_others(message_id)
         self._reached("reply kept")
+
+    def _account_for(self, stream: Stream) -> None:
+        """The connection is over: what it put on the wire is in the ledger to the last byte."""
+        sent = stream.sent()
+        if sent:
+            with self._written():
+                self._own.ledger.closed("" if self._job is None else self._job.run, stream.id, sent)
 
     @contextmanager
     def _written(self) -> Iterator[None]:
@@ -168,48 +256,33 @@ class Agent:
             ) from error
 
 
-def _promise(terms: Terms, made: ClientProgram) -> Promise | None:
+def _known(job: Job, message_id: str, kept: Parts) -> Answer:
+    """An answer from the disk, and what it is."""
+    message = decode(kept, Route(job.run_id, job.node_id, 1, message_id, reply_to=message_id))
+    known = job.ledger.run(job.run)
+    last = None if known is None else known.last
+    round = 0 if last is None else last.round
+    if message.has_error():
+        return Answer(kept, round, outbound.FAILURE, outbound.FAILURE_RULE, is_training=False)
+    is_training = message.metadata.message_type == MessageType.TRAIN
+    kind = outbound.journal_kind(job.contract.must_leave) if is_training else EXACT_COUNTS
+    return Answer(kept, round, kind, f"policy.may_leave: {kind}", is_training)
+
+
+def _promise(considered: Considered) -> Promise | None:
     """What the run promises here; None where it promises nothing."""
-    privacy, mechanism = terms.privacy, made.mechanism
-    if not isinstance(privacy, RecordPrivacy) or mechanism is None or terms.seed is not None:
+    declared, privacy = considered.declared, considered.terms.privacy
+    if declared is None or declared.mechanism is None:
         return None
     return Promise(
         unit=privacy.unit,
-        epsilon=privacy.epsilon,
-        delta=privacy.delta,
-        noise_multiplier=mechanism.noise_multiplier,
-        sampling_rate=mechanism.sampling_rate,
-        local_steps=terms.training.local_steps,
+        epsilon=float(vars(privacy)["epsilon"]),
+        delta=float(vars(privacy)["delta"]),
+        noise_multiplier=declared.mechanism.noise_multiplier,
+        sampling_rate=declared.mechanism.sampling_rate,
+        local_steps=declared.steps_per_round,
     )
 
 
 def _told(promise: Promise) -> str:
     return f"per {promise.unit}, epsilon {promise.epsilon:g} at delta {promise.delta:g}"
-
-
-def _carried_out(job: Job, message_id: str, parts: Parts) -> Parts:
-    route = Route(job.run_id, 1, job.node_id, message_id)
-    try:
-        message = decode(parts, route)
-    except BadMessage as error:
-        raise Refused(
-            f"the server sent what is no message ({error}); nothing was trained; tell the operator"
-        ) from error
-    if message.metadata.message_type != MessageType.TRAIN and not job.may_count:
-        refusal = Error(CLIENT_APP_RAISED, "exact counts may not leave this institution")
-        return encode(Message(refusal, reply_to=message))
-    try:
-        return encode(job.app(message, job.context))
-    except OSError as error:
-        # A full disk is this machine's matter: the round is asked for again once there is room.
-        raise SpoolFull(
-            f"cannot note the round: {error.strerror}; nothing was released; make room, then run the same command again"
-        ) from error
-    except LeptonError as error:
-        _log.warning("could not answer: %s", error, extra={"run": job.run_id})
-        # The sentence may count records; only its kind leaves.
-        reason = type(error).__name__
-    except Exception as error:  # whatever went wrong is told here in full, and to the server by its type alone
-        _log.warning("could not answer: %s: %s", type(error).__name__, error, extra={"run": job.run_id})
-        reason = type(error).__name__
-    return encode(Message(Error(CLIENT_APP_RAISED, reason), reply_to=message))

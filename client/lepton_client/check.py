@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lepton_client import policy as policies
 from lepton_client import sections
 from lepton_client.home import Home, find, open_home
-from lepton_client.limits import Limits
 from lepton_client.preflight import NotReady, preflight
 from lepton_client.preflight import lines as preflight_lines
 from lepton_client.sections import Section
@@ -42,7 +43,7 @@ class CheckConfig:
     holdout: HoldOut
     home: str | None  # null: LEPTON_HOME, else ~/.lepton/client
     device: str  # cpu, cuda, cuda:N or auto
-    limits: Limits
+    policy: str | None  # file; null: HOME/policy.yaml
     log: str  # text or json
 
     def __post_init__(self) -> None:
@@ -74,6 +75,8 @@ class Findings:
     rows: int
     usable: int
     held_out: int
+    subjects: int  # among the usable rows
+    most_records: int  # of one subject
     institutions: dict[str, int]  # usable records of each; empty where the table names none
     missing: dict[str, int]  # per feature column, of the usable rows
     balance: list[Balance]
@@ -86,11 +89,14 @@ def check(task: Tabular, holdout: HoldOut, source: DataSource, name: str) -> Fin
     task.load(Request(source, holdout, None))
     table = task.read(source)
     examined = examine(task, table)
+    subjects = [plain(subject) for subject in examined.subjects.tolist()]
     return Findings(
         task=name,
         rows=len(table[task.subject]),
         usable=len(examined.labels),
-        held_out=int(holdout.mask([plain(subject) for subject in examined.subjects.tolist()]).sum()),
+        held_out=int(holdout.mask(subjects).sum()),
+        subjects=len(set(subjects)),
+        most_records=max(Counter(subjects).values()),
         institutions=_count(examined),
         missing=examined.missing,
         balance=list(_balance(task, examined)),
@@ -118,6 +124,7 @@ def lines(findings: Findings, label: str) -> Iterator[str]:
     """The findings for people, one fact a line."""
     yield f"task        {findings.task}"
     yield f"rows        {findings.rows} in the file, {findings.usable} usable, {findings.held_out} of them held out"
+    yield f"subjects    {findings.subjects}, with up to {findings.most_records} records each"
     for name, records in findings.institutions.items():
         yield f"  {name:<24} {records:>8} records"
     for column, count in findings.missing.items():
@@ -132,7 +139,9 @@ def lines(findings: Findings, label: str) -> Iterator[str]:
 def beside_the_data(config: CheckConfig, device: torch.device, home: Home | None) -> Iterator[Section]:
     """Every section that needs neither the data nor the network, in the order of the report."""
     folder = home.path.resolve() if home is not None else Path.cwd()
-    yield sections.leaves(config.limits)
+    # A check may come before the policy is written; one that is there must be readable.
+    file = policies.place(find(config.home), config.policy)
+    yield sections.leaves(policies.read(file) if file.exists() or config.policy is not None else None)
     yield sections.device(devices_seen(), config.device, device)
     yield sections.disk(folder, shutil.disk_usage(folder).free, home.institution if home is not None else None)
 

@@ -25,16 +25,37 @@ usage: lepton-client VERB ...
                             clipped, unknown categories, balance of the label per sensitive group; then certificate,
                             server and clock, what would leave in a run, the GPU seen, room on the disk. Nothing of
                             the data leaves this machine.
+  lepton-client policy init [--data-set NAME --unit record --epsilon 3 --delta 1e-5 --task heart] [--home DIR]
+                            write the institution's policy, without which nothing runs: asks what is not given (also
+                            --accept by-hand|by-policy, --public-data yes|no); never replaces one
+  lepton-client policy show [--json] [--home DIR]
+                            the policy in sentences
+  lepton-client policy explain RUN [--device cpu] [--json] [--home DIR]
+                            clause by clause why a proposed run is accepted or refused (7), and its price; RUN: its
+                            number, the first digits of its contract's SHA-256, or a file
+                            (--file FILE with each: a policy that is not HOME/policy.yaml)
+  lepton-client policy hash MODULE
+                            the SHA-256 of an installed plug-in's files, for policy.plugins
   lepton-client run data.path=FILE [--home DIR]
                             connect, and train whenever a run asks, until stopped; after a crash or a stop the
                             same command goes on where it was
   lepton-client status [--json] [--watch] [--home DIR]
                             connected or not, the run, epsilon spent of its budget; --watch: until Ctrl-C
+  lepton-client ledger [--json] [--ledger DIR] [--home DIR]
+                            epsilon spent on each data set, over all runs and operators, and by which
+  lepton-client ledger --left [--run RUN] [--day YYYY-MM-DD] [--csv|--json] [--ledger DIR] [--home DIR]
+                            every message that left: when, for which run and round, what, bytes, digest, why it might
+  lepton-client ledger verify [--ledger DIR] [--home DIR]
+                            whether every entry is as it was written; names the first that is not
+  lepton-client ledger accept --reason TEXT [--forget-spending] [--ledger DIR] [--home DIR]
+                            after damage: keep the damaged files aside and go on from what can be read; if anything
+                            was lost, every cap is taken as spent, or with --forget-spending it is not counted
 
 task=      {task}
 
 --home DIR          the institution's folder; else LEPTON_HOME, else ~/.lepton/client
 data.path=FILE      a CSV (also .csv.gz) or Parquet file
+--ledger DIR        the institution's ledger, if it is not HOME/ledger
 device=cpu|cuda|cuda:N|auto
                     where to compute; auto: the first GPU, else the CPU (check and run)
 limits.epsilon=N    the most epsilon a run may cost here (and .delta); a run that asks for more is refused
@@ -60,6 +81,12 @@ def main() -> None:
             return
         if verb == "status":
             _status(rest)
+            return
+        if verb == "ledger":
+            _ledger(rest)
+            return
+        if verb == "policy":
+            _policy(rest)
             return
         if verb not in ("check", "run"):
             raise ConfigError(f"there is no verb {verb[:40]!r}; nothing was done; lepton-client --help lists them")
@@ -100,6 +127,18 @@ def _status(arguments: list[str]) -> None:
 
     home = open_home(find(chosen.home))
     show(Look(lambda now: look(home, now), lines), chosen.json, chosen.watch)
+
+
+def _ledger(arguments: list[str]) -> None:
+    from lepton_client.ledger_command import main as ledger
+
+    ledger(arguments)
+
+
+def _policy(arguments: list[str]) -> None:
+    from lepton_client.policy_command import policy
+
+    policy(arguments)
 
 
 def _check_schema() -> type[CheckConfig]:

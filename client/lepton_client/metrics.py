@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 
+from lepton_client.ledger_files import LedgerDamaged
 from lepton_client.standing import Standing
-from lepton_fl.errors import BudgetSpent
 from lepton_fl.link.frames import SILENCE_S
 from lepton_fl.prometheus import Figure
 
@@ -24,7 +24,7 @@ def figures(standing: Standing) -> Iterator[Figure]:
     run = known.run
     if run is None:
         return
-    with suppress(BudgetSpent):  # a damaged record is told where it stops the work, not here
+    with suppress(LedgerDamaged):  # it is told where it stops the work, not here
         begun = standing.round
         yield Figure("lepton_round", "the last round that was begun here", 0 if begun is None else begun.round)
     yield Figure("lepton_rounds_planned", "rounds of the run joined last", run.rounds)

@@ -12,12 +12,17 @@ from types import FrameType
 from typing import NoReturn
 
 import grpc
+import torch
 
+from lepton_client import policy
 from lepton_client.agent import Agent, Own, Reached
+from lepton_client.considering import Position
 from lepton_client.home import Home, find, open_home
-from lepton_client.limits import Limits, Refused
+from lepton_client.ledger import Ledger
+from lepton_client.ledger_command import ledger_folder
 from lepton_client.metrics import figures
 from lepton_client.preflight import greeted, local
+from lepton_client.refused import Refused
 from lepton_client.renewal import HOURLY, kept_renewed
 from lepton_client.stream import Ended
 from lepton_fl.config import register
@@ -41,7 +46,8 @@ class AgentConfig:
 
     home: str | None  # null: LEPTON_HOME, else ~/.lepton/client
     data: DataSource
-    limits: Limits
+    policy: str | None  # file; null: HOME/policy.yaml
+    ledger: str | None  # folder, shared by all federations that use the same records; null: HOME/ledger
     device: str  # cpu, cuda, cuda:N or auto
     log: str  # text or json
     metrics_port: int | None  # for Prometheus, on 127.0.0.1; null: none
@@ -73,9 +79,19 @@ def run(config: AgentConfig, reached: Reached = _nothing) -> None:
     if config.device == "auto":
         _say(f"device      {describe(device)}")
     signal.signal(signal.SIGTERM, _stop)
-    agent = Agent(home, Own(config.data, config.limits, device), reached)
-    with only_process(home.lock), served(config.metrics_port, lambda: figures(agent.standing)):
-        _serve_run_after_run(agent, home)
+    with only_process(home.lock):
+        ledger = Ledger.open(ledger_folder(home.path, config.ledger).resolve(), lambda: datetime.now(UTC), reached)
+        agent = Agent(home, Own(config.data, _position(config, home, ledger, device), ledger), reached)
+        with served(config.metrics_port, lambda: figures(agent.standing)):
+            _serve_run_after_run(agent, home)
+
+
+def _position(config: AgentConfig, home: Home, ledger: Ledger, device: torch.device) -> Position:
+    """What contracts are judged from; raises `ConfigError` without a policy, or with a plug-in that changed."""
+    file = policy.place(home.path, config.policy)
+    agreed = policy.read(file)
+    policy.load_plugins(agreed)
+    return Position(agreed, policy.approved_tasks(agreed, file), ledger, device)
 
 
 def _serve_run_after_run(agent: Agent, home: Home) -> NoReturn:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-from lepton_client.limits import Limits
+from lepton_client.policy import Policy
 from lepton_fl.federation.client_app import DECLARED_WEIGHT
+from lepton_fl.federation.contract import EXACT_COUNTS, NOISED_UPDATE, PLAIN_UPDATE, RECORD_COUNT
 from lepton_fl.training.device import Seen
 
 # An answer is kept on the disk until the server has it, at 4 bytes a parameter: room for 268 million of them.
@@ -28,33 +29,51 @@ class Section:
     lines: tuple[str, ...]
 
 
-def leaves(limits: Limits) -> Section:
-    """Everything that can leave this machine in a run under these limits: `agent` and `client_app` send no more."""
+def leaves(policy: Policy | None) -> Section:
+    """Everything that can leave this machine in a run under this policy: `agent` and `client_app` send no more."""
+    if policy is None:
+        said = ["nothing: without a policy nothing runs; write one with lepton-client policy init"]
+        return Section("leaves", said, tuple(f"leaves      {sentence}" for sentence in said))
+    budget, may = policy.budget, policy.may_leave
     said = [
-        "in every run: this machine's address, this institution's certificate, the version of Lepton FL, and when it "
-        "connects and answers",
-        f"each round of a private run: the model's parameters after training with noise, 4 bytes each, and a weight of "
-        f"{DECLARED_WEIGHT}; no record, no number of records, no loss; at most epsilon {limits.epsilon:g} at delta "
-        f"{limits.delta:g} a run (limits.epsilon, limits.delta)",
-        "each round of a run that is not private: "
+        "in every run: this machine's address, this institution's certificate, the version of Lepton FL, when it "
+        "connects and answers, its signature under the contract or the clause of its policy that refuses, and the "
+        "number and digest of its ledger's last entry",
+        "each round of a run with this institution's own noise: "
         + (
-            "the model's parameters, without noise or with noise that a seed lets others subtract; with privacy=none "
-            "also the number of training records and their mean loss (limits.not_private=true)"
-            if limits.not_private
-            else "nothing; such a run is refused before a record is read (limits.not_private=false)"
+            f"the model's parameters after training with noise, 4 bytes each, and a weight of {DECLARED_WEIGHT}; no "
+            f"record, no number of records, no loss; over all runs on {policy.data_set} at most epsilon "
+            f"{budget.epsilon:g} at delta {budget.delta:g} per {budget.unit} (policy.budget)"
+            if NOISED_UPDATE in may
+            else _refused(NOISED_UPDATE)
+        ),
+        "each round of a run without it: "
+        + (
+            "the model's parameters, without noise or with noise that others can subtract"
+            + (
+                "; with privacy=none also how many records were trained on, and their mean loss"
+                if RECORD_COUNT in may
+                else ""
+            )
+            + " (policy.public_data, policy.may_leave)"
+            if policy.public_data and PLAIN_UPDATE in may
+            else _refused(PLAIN_UPDATE)
         ),
         "each evaluation: "
         + (
             "exact counts of the hold-out, label by score or by guess, so also how many records it has, and the sum of "
-            f"their losses; no epsilon covers them (limits.exact_counts=true); at most {limits.holdout_share:g} of the "
-            "records are held out (limits.holdout_share)"
-            if limits.exact_counts
-            else "only that exact counts may not leave (limits.exact_counts=false)"
+            f"their losses; no epsilon covers them (policy.may_leave: {EXACT_COUNTS}); at most "
+            f"{policy.run.holdout_share:g} of the records are held out (policy.run.holdout_share)"
+            if EXACT_COUNTS in may
+            else f"only that it is declined (policy.may_leave lacks {EXACT_COUNTS})"
         ),
         "a round that fails here: the name of the error's type; what it says stays here",
-        "a run that is refused, by these limits or for its data: the end of the connection, and no reason",
     ]
     return Section("leaves", said, tuple(f"leaves      {sentence}" for sentence in said))
+
+
+def _refused(kind: str) -> str:
+    return f"nothing; such a run is refused before a record is read (policy.may_leave or policy.public_data: {kind})"
 
 
 def device(seen: Sequence[Seen], asked: str, chosen: torch.device) -> Section:

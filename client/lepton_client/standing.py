@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lepton_client.rounds import Begun, begun
+from lepton_client.ledger import Ledger
 from lepton_fl.files import SECRET, replace_file
+from lepton_fl.privacy.books import Round
 
 _EVERY_S = 5.0  # how often it is written down that the server was heard
 
@@ -51,6 +52,7 @@ class Known:
     connected_at: datetime | None = None  # None: no stream is open
     heard_at: datetime | None = None
     news: str = ""  # why there is no stream
+    ledger: str | None = None  # its folder
     run: Joined | None = None
 
 
@@ -61,18 +63,20 @@ class Standing:
     does where an answer must be kept.
     """
 
-    def __init__(self, home: Path) -> None:
-        self._home = home
-        self.known = replace(read(home), connected_at=None)  # the run joined last outlives a restart, a stream does not
+    def __init__(self, home: Path, ledger: Ledger) -> None:
+        self._home, self._ledger = home, ledger
+        # The run joined last outlives a restart, a stream does not.
+        self.known = replace(read(home), connected_at=None, ledger=str(ledger.folder))
         self.sent_bytes = 0  # in frames, over every stream since the start
         self._lock = threading.Lock()
         self._is_calling = False
         self._written_at = 0.0  # on the monotonic clock
 
     @property
-    def round(self) -> Begun | None:
-        """The last round of the run that was begun here; raises `BudgetSpent` if the record is damaged."""
-        return None if self.known.run is None else begun(self._home / "rounds" / str(self.known.run.run_id))
+    def round(self) -> Round | None:
+        """The last round of the run that was begun here; raises `LedgerDamaged` if the ledger is."""
+        run = None if self.known.run is None else self._ledger.run(str(self.known.run.run_id))
+        return None if run is None else run.last
 
     def calls(self, address: str) -> None:
         """The server is looked for here, from now until `left`."""

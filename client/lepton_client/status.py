@@ -6,17 +6,20 @@ Read from the home, so it also answers while no agent runs, and after one was ki
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from pathlib import Path
 
 from cryptography import x509
 
 from lepton_client.home import Home
+from lepton_client.ledger import Ledger
 from lepton_client.renewal import renews_at
-from lepton_client.rounds import Begun, begun
 from lepton_client.standing import Joined, Known, Promise, read
 from lepton_fl.files import Holder, holder
 from lepton_fl.link.spool import Spool
 from lepton_fl.privacy.accounting import epsilon_spent
+from lepton_fl.privacy.books import Run
+from lepton_fl.privacy.budget import AccountState
 from lepton_fl.privacy.spent import Spent
 from lepton_fl.show import ago, at, printable
 
@@ -37,7 +40,8 @@ class Found:
     holder: Holder | None
     known: Known
     certificate: CertificateStatus | None
-    begun: Begun | None  # of the run joined last
+    run: Run | None  # the run joined last, as the ledger has it
+    account: AccountState | None  # that it pays from
     replies_waiting: int
 
 
@@ -69,7 +73,8 @@ class RunStatus:
     rounds_planned: int
     round: int  # the last that was begun here
     is_answered: bool  # the answer to that round was released
-    spent: Spent | None  # at most, as if every round up to that one had been begun here; None: not private
+    spent: Spent | None  # of this run's own budget, by the rounds that were begun here; None: not private
+    account: AccountState | None  # of all runs on the same records
 
 
 @dataclass(frozen=True)
@@ -89,15 +94,17 @@ def look(home: Home, now: datetime) -> Status:
     """The status as the home says now.
 
     Raises:
-        BudgetSpent: the record of rounds is damaged, so what was spent is unknown.
+        LedgerDamaged: what was spent is unknown.
     """
     known, spool = read(home.path), home.path / "spool"
+    run, account = _from_ledger(known)
     found = Found(
         institution=home.institution,
         holder=holder(home.lock),
         known=known,
         certificate=_certificate(home),
-        begun=None if known.run is None else begun(home.path / "rounds" / str(known.run.run_id)),
+        run=run,
+        account=account,
         # Looked at only where it is: a folder made by another account would be in the agent's way.
         replies_waiting=len(Spool(spool).holds()) if spool.is_dir() else 0,
     )
@@ -121,19 +128,29 @@ def status(found: Found, now: datetime) -> Status:
             news="" if is_connected or running is None else printable(known.news),
         ),
         certificate=found.certificate,
-        run=None if known.run is None else _run(known.run, found.begun),
+        run=None if known.run is None else _run(known.run, found.run, found.account),
         replies_waiting=found.replies_waiting,
     )
 
 
-def _run(run: Joined, last: Begun | None) -> RunStatus:
-    rounds = 0 if last is None else last.round
+def _from_ledger(known: Known) -> tuple[Run | None, AccountState | None]:
+    """The run joined last and its account; looked at only where a ledger is, so that none is made by looking."""
+    if known.run is None or known.ledger is None or not Path(known.ledger).is_dir():
+        return None, None
+    ledger = Ledger.open(Path(known.ledger), lambda: datetime.now(UTC))
+    run = ledger.run(str(known.run.run_id))
+    return run, None if run is None else ledger.spent(*run.declared.account)
+
+
+def _run(joined: Joined, run: Run | None, account: AccountState | None) -> RunStatus:
+    last = None if run is None else run.last
     return RunStatus(
-        title=printable(run.title),
-        rounds_planned=run.rounds,
-        round=rounds,
-        is_answered=last is not None and last.is_answered,
-        spent=None if run.promise is None else _spent(run.promise, rounds),
+        title=printable(joined.title),
+        rounds_planned=joined.rounds,
+        round=0 if last is None else last.round,
+        is_answered=last is not None and last.has_left,
+        spent=None if joined.promise is None else _spent(joined.promise, 0 if run is None else run.rounds),
+        account=account,
     )
 
 
@@ -195,5 +212,15 @@ def _run_lines(run: RunStatus | None) -> list[str]:
     return [
         f"run         {run.title}",
         f"round       {begun}",
-        f"epsilon     {'not private' if run.spent is None else f'at most {run.spent}'}",
+        f"epsilon     {'not private' if run.spent is None else f'{run.spent}, this run'}",
+        *_account_lines(run.account),
     ]
+
+
+def _account_lines(account: AccountState | None) -> list[str]:
+    if account is None:
+        return []
+    if not account.is_covered:
+        return [f"budget      {account.data_set}: a round left that no epsilon covers"]
+    spent = Spent(account.unit, account.epsilon_pld, account.cap, account.delta)
+    return [f"budget      {spent}, all runs on {account.data_set}"]

@@ -8,13 +8,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import grpc
 
 from lepton_client.standing import Standing
 from lepton_fl.link import frames
 from lepton_fl.link.frames import Assembler, BadFrame, Parts
-from lepton_fl.v1.federation_pb2 import Begin, Chunk, ClientFrame, Heartbeat, Held, Hello, Welcome
+from lepton_fl.privacy.books import Sent
+from lepton_fl.v1.federation_pb2 import Begin, Chunk, ClientFrame, Countersigned, Heartbeat, Held, Hello, Welcome
 from lepton_fl.v1.federation_pb2_grpc import FederationStub
 
 _OUTBOX_FRAMES = 8  # an upload waits for the network, not for memory
@@ -61,6 +63,7 @@ class Stream:
 
     def __init__(self, channel: grpc.Channel, hello: Hello, take: Take, standing: Standing) -> None:
         self.events: queue.Queue[Event] = queue.Queue()
+        self.id = uuid4().hex  # of this connection, in the ledger
         self.partial = take.partial
         self.heard_at = time.monotonic()
         self._outbox: queue.Queue[ClientFrame] = queue.Queue(maxsize=_OUTBOX_FRAMES)
@@ -68,6 +71,9 @@ class Stream:
         self._acknowledged = ""
         self._standing = standing
         self._is_over = threading.Event()
+        self._heads: queue.Queue[Countersigned] = queue.Queue()
+        self._sent: dict[str, Sent] = {}
+        self._was_heard = False
         self._outbox.put(ClientFrame(hello=hello))
         self._call: Any = FederationStub(channel).Connect(self._outgoing())
         threading.Thread(target=self._read, name="stream", daemon=True).start()
@@ -80,17 +86,35 @@ class Stream:
             self._end_silence()
             return None
 
-    def answer(self, message_id: str, parts: Parts, held: Held) -> None:
-        """Send an answer, from where the server has it.
+    @property
+    def is_over(self) -> bool:
+        """Nothing more goes out or comes in."""
+        return self._is_over.is_set()
+
+    def countersigned(self, wait_s: float) -> Countersigned | None:
+        """The next head that the server countersigned, in the order in which they came; None if none came."""
+        try:
+            return self._heads.get(timeout=wait_s) if wait_s else self._heads.get_nowait()
+        except queue.Empty:
+            self._end_silence()
+            return None
+
+    def sent(self) -> list[Sent]:
+        """What was put on the transport, by kind of frame; nothing where the server was never reached."""
+        return [*self._sent.values()] if self._was_heard else []
+
+    def send(self, frame: ClientFrame) -> None:
+        """Send one frame of a kind that holds nothing of the data."""
+        self._put(frame)
+
+    def answer(self, announced: Begin, parts: Parts) -> None:
+        """Send an answer, from where its announcement says that the server has it.
 
         Returns early, without an error, if the stream ends under it or the server does not want it.
         """
-        announced = frames.begin(parts, "", message_id)
-        if held.message_id == message_id and held.sha256 == announced.sha256:
-            announced.offset = min(held.bytes, parts.size())
         self._put(ClientFrame(begin=announced))
         for data in frames.chunks(parts, announced.offset):
-            if self._is_over.is_set() or self._acknowledged == message_id:
+            if self._is_over.is_set() or self._acknowledged == announced.reply_to_message_id:
                 return
             self._put(ClientFrame(chunk=Chunk(data=data)))
 
@@ -118,13 +142,20 @@ class Stream:
                 frame = self._outbox.get(timeout=frames.HEARTBEAT_S)
             except queue.Empty:
                 frame = ClientFrame(heartbeat=Heartbeat())
-            self._standing.sent_bytes += frame.ByteSize()
+            self._count(frame)
             yield frame
+
+    def _count(self, frame: ClientFrame) -> None:
+        kind, size = str(frame.WhichOneof("frame")), frame.ByteSize()
+        before = self._sent.get(kind, Sent(kind, 0, 0))
+        self._sent[kind] = Sent(kind, before.frames + 1, before.bytes + size)
+        self._standing.sent_bytes += size
 
     def _read(self) -> None:
         try:
             for frame in self._call:
                 self.heard_at = time.monotonic()
+                self._was_heard = True
                 self._standing.heard()
                 kind = frame.WhichOneof("frame")
                 if kind == "welcome":
@@ -136,6 +167,8 @@ class Stream:
                 elif kind == "ack":
                     self._acknowledged = frame.ack.reply_to_message_id
                     self.events.put(Acknowledged(frame.ack.reply_to_message_id))
+                elif kind == "countersigned":
+                    self._heads.put(frame.countersigned)
                 elif kind == "goodbye":
                     self._end(Ended(None, frame.goodbye.reason[:200], frame.goodbye.stay_away))
                     return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,14 +15,15 @@ from lepton_fl.evaluation.counts import count
 from lepton_fl.federation.arrays import load_arrays, to_arrays
 from lepton_fl.flower import ClientApp, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from lepton_fl.privacy.randomness import Randomness
-from lepton_fl.privacy.rounds_spent import RoundsSpent, begin_round
+from lepton_fl.privacy.rounds_spent import RoundsSpent
 from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY
 from lepton_fl.training.clipped_sum import OpacusClippedSum
 from lepton_fl.training.device import device_of, full_precision, layers_seeded
 from lepton_fl.training.examples import Site
 from lepton_fl.training.local import LocalTask
 from lepton_fl.training.plain import train_plainly
-from lepton_fl.training.private import Mechanism, train_privately
+from lepton_fl.training.private import Draws, Mechanism, train_privately
+from lepton_fl.training.self_test import AsRun, Claimed, UnsoundMechanism, check_mechanism
 from lepton_fl.training.settings import Training
 
 DECLARED_WEIGHT = 1  # under privacy every institution weighs the same, since its record count is private
@@ -37,6 +39,8 @@ class ClientProgram:
     mechanism: Mechanism | None  # None under privacy=none
     rounds: int  # that the noise was made for
     randomness: Randomness
+    claimed: Claimed | None = None  # what the accountant was told of the mechanism; without it no private run starts
+    is_counted: bool = True  # without a mechanism: the reply tells how many records there are, and their loss
 
     def on(self, device: torch.device) -> ClientProgram:
         """The same program with its model moved to that device; training and counting follow it there.
@@ -54,7 +58,12 @@ class ClientProgram:
 
 
 def client_app(program: ClientProgram, sites: Mapping[str, Site], spent: RoundsSpent) -> ClientApp:
-    """A ClientApp for these sites; `context.node_config["institution"]` says whose turn it is."""
+    """A ClientApp for these sites; `context.node_config["institution"]` says whose turn it is.
+
+    Raises:
+        UnsoundMechanism: the self-test of a private run failed; no record was trained on.
+    """
+    self_test(program)
     app = ClientApp()
 
     @app.train()
@@ -68,23 +77,45 @@ def client_app(program: ClientProgram, sites: Mapping[str, Site], spent: RoundsS
     return app
 
 
+def self_test(program: ClientProgram) -> None:
+    """Return if the mechanism that would train is the one that was accounted; see `training.self_test`.
+
+    It draws from streams of its own, so that a seeded run is the same with it and without.
+
+    Raises:
+        UnsoundMechanism: naming what is wrong.
+    """
+    if program.mechanism is None:
+        return
+    if program.claimed is None:
+        raise UnsoundMechanism("the claim", "nobody said what the mechanism must be")
+    source = program.randomness.within("self-test")
+    as_run = AsRun(program.mechanism, OpacusClippedSum(), Draws(source.stream("sampling"), source.stream("noise")))
+    # A copy: a layer that counts, or an engine that fails half-way, must leave no trace in the run's own model.
+    model, device = copy.deepcopy(program.model), device_of(program.model)
+    with layers_seeded(source.stream("layers").integer(), device), full_precision(device):
+        check_mechanism(model, program.claimed, as_run, source.stream("canaries"))
+
+
 def answer_training(program: ClientProgram, site: Site, message: Message, spent: RoundsSpent) -> Message:
     """Train from the message's model; the reply holds the new model and a weight.
 
     Under privacy the reply is a function of the noisy sums alone: the weight is declared and no loss is
-    told; a round is answered once. Without privacy it holds the number of training records and their mean loss.
+    told; a round is answered once. Without privacy it holds the number of training records and their mean loss, and
+    under `privacy=institution` neither, as nobody needs them.
     """
     load_arrays(program.model, message.content.array_records["arrays"])
     task = _local_task(program, site, message.content.config_records["config"])
-    begin_round(spent, site.institution, task.round, program.rounds)
+    spent.begin(site.institution, task.round, program.rounds)
     device, seed = device_of(program.model), task.randomness.stream("layers").integer()
     with layers_seeded(seed, device), full_precision(device):
+        metrics = MetricRecord({WEIGHT_KEY: DECLARED_WEIGHT})
         if program.mechanism is not None:
             train_privately(program.model, site.train, program.training, program.mechanism, OpacusClippedSum(), task)
-            metrics = MetricRecord({WEIGHT_KEY: DECLARED_WEIGHT})
         else:
             loss = train_plainly(program.model, site.train, program.training, task)
-            metrics = MetricRecord({WEIGHT_KEY: len(site.train), TRAIN_LOSS_KEY: loss})
+            if program.is_counted:
+                metrics = MetricRecord({WEIGHT_KEY: len(site.train), TRAIN_LOSS_KEY: loss})
     content = RecordDict({"arrays": to_arrays(program.model), "metrics": metrics})
     return Message(content, reply_to=message)
 

@@ -12,16 +12,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from typing import Any
 
 from lepton_fl.errors import ConfigError
 from lepton_fl.federation.terms import Terms, from_json, to_json
-from lepton_fl.privacy.units import NoPrivacy
+from lepton_fl.privacy.units import Budgeted, NoPrivacy
 
 LARGEST = 1 << 20  # bytes of a contract: a task's columns and their categories
 _SOFTWARE = ("lepton-fl", "flwr", "torch", "opacus", "dp-accounting")
+
+# In an instruction's configuration: which contract it is part of, and how many institutions are asked with it.
+CONTRACT_KEY, COHORT_KEY = "contract", "cohort-size"
 
 NOISED_UPDATE = "noised-update"  # a model trained with the institution's own noise
 PLAIN_UPDATE = "plain-update"  # a model trained without, or with noise that a seed lets others subtract
@@ -30,13 +33,17 @@ EXACT_COUNTS = "exact-counts"  # of the hold-out, label by score; no epsilon cov
 KINDS = (NOISED_UPDATE, PLAIN_UPDATE, RECORD_COUNT, EXACT_COUNTS)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Purpose:
     """Why the run is made, and how long what comes of it is kept; the operator's words."""
 
-    purpose: str
+    purpose: str | None  # null: the task's title
     retention_days: int  # after the end of the run
     contact: str  # whom to ask; may be empty
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.retention_days <= 36500:
+            raise ConfigError(f"purpose.retention_days must lie between 0 and 36500, got {self.retention_days}")
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ def offer(terms: Terms, run_id: int, federation: str, who: tuple[tuple[str, ...]
     return Contract(
         run_id=run_id,
         federation=federation,
-        purpose=purpose,
+        purpose=replace(purpose, purpose=purpose.purpose or terms.task.title),
         institutions=institutions,
         least_cohort=least_cohort,
         must_leave=must_leave(terms),
@@ -95,7 +102,7 @@ def must_leave(terms: Terms) -> tuple[str, ...]:
 
 def has_own_noise(terms: Terms) -> bool:
     """Whether each institution adds noise that nobody else can subtract."""
-    return terms.seed is None and terms.privacy.is_added_by_institutions
+    return terms.seed is None and isinstance(terms.privacy, Budgeted) and terms.privacy.is_local
 
 
 def to_bytes(contract: Contract) -> bytes:

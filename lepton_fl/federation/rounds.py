@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
@@ -23,6 +23,8 @@ from lepton_fl.errors import TrainingFailed
 from lepton_fl.evaluation.counts import Counts
 from lepton_fl.evaluation.metrics import from_counts
 from lepton_fl.federation.arrays import LARGEST_VALUE
+from lepton_fl.federation.cohort_release import CohortRelease
+from lepton_fl.federation.contract import COHORT_KEY, CONTRACT_KEY
 from lepton_fl.federation.journal import Journal, Progress, RoundReport
 from lepton_fl.federation.replies import NOT_ASKED, SECOND_REPLY, BadReply, Expected, counts_of, sort_replies
 from lepton_fl.flower import (
@@ -49,7 +51,9 @@ class Run:
     epsilon_after: Callable[[int], float] | None  # of an institution asked in this many rounds
     on_round: Callable[[RoundReport], None]
     least_replies: int  # usable ones, below which a round is skipped
+    contract: str | None  # SHA-256 of what the institutions agreed to; they answer nothing else
     clock: Callable[[], float] = time.monotonic
+    cohort_release: CohortRelease | None = None  # under privacy=institution, all that the strategy sees of a round
 
 
 class Rounds(strategies.Strategy):
@@ -83,6 +87,7 @@ class Rounds(strategies.Strategy):
         # Flower samples with the global generator.
         random.seed(self._run.journal.cohort_seed(server_round))
         messages = list(self._inner.configure_train(server_round, arrays, config, grid))
+        self._say_under_what(messages)
         self._note_asked(messages)
         cohort = tuple(sorted(self._asked_now.values()))
         self._asked.update(cohort)
@@ -111,10 +116,13 @@ class Rounds(strategies.Strategy):
                 self._report, skipped=f"{len(checked.usable)} usable replies, at least {least} needed"
             )
             return None
+        usable = checked.usable
+        if self._run.cohort_release is not None:
+            usable = [self._run.cohort_release.reply(usable, self.arrays, server_round)]
         try:
             # Hostile but finite values may overflow inside; what comes out is checked below.
             with np.errstate(over="ignore", invalid="ignore"):
-                arrays, metrics = self._inner.aggregate_train(server_round, checked.usable)
+                arrays, metrics = self._inner.aggregate_train(server_round, usable)
         except (AggregationError, InconsistentMessageReplies) as error:
             raise TrainingFailed(
                 f"round {server_round} could not be aggregated: {error}; the model of round {server_round - 1} is "
@@ -131,6 +139,7 @@ class Rounds(strategies.Strategy):
     ) -> Iterable[Message]:
         """Ask every institution to count its hold-out."""
         messages = list(self._inner.configure_evaluate(server_round + self._base, arrays, config, grid))
+        self._say_under_what(messages)
         self._note_asked(messages)
         return messages
 
@@ -151,6 +160,14 @@ class Rounds(strategies.Strategy):
         self.reports.append(report)
         self._run.on_round(report)
         return None
+
+    def _say_under_what(self, messages: Sequence[Message]) -> None:
+        """Each instruction names the contract it is part of, and how many institutions are asked with it."""
+        for message in messages:
+            config = message.content.config_records["config"]
+            config[COHORT_KEY] = len(messages)
+            if self._run.contract is not None:
+                config[CONTRACT_KEY] = self._run.contract
 
     def _note_asked(self, messages: Iterable[Message]) -> None:
         """Remember whose replies are wanted; all others are refused."""

@@ -6,6 +6,7 @@ An institution builds its program from the terms with its own installed code, an
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
@@ -17,13 +18,14 @@ from lepton_fl.models.shape import Model
 from lepton_fl.privacy import units
 from lepton_fl.privacy.accounting import Schedule, calibrate
 from lepton_fl.privacy.randomness import Randomness
-from lepton_fl.privacy.units import Privacy, RecordPrivacy
+from lepton_fl.privacy.units import Budgeted, PatientPrivacy, Privacy
 from lepton_fl.strategies.strategy import Strategy
 from lepton_fl.tasks.split import HoldOut
 from lepton_fl.tasks.task import Task
 from lepton_fl.training.clipped_sum import OpacusClippedSum, refuse_coupled_records
 from lepton_fl.training.device import layers_seeded
 from lepton_fl.training.private import Mechanism
+from lepton_fl.training.self_test import Claimed
 from lepton_fl.training.settings import Training
 
 
@@ -55,9 +57,15 @@ class RunConfig(Terms):
     cohort_size: int | None  # institutions asked to train in a round; null: all
     output: str | None  # folder of the results; null: a dated one
     log: str  # text or json
+    plugins: list[str]  # modules installed on this machine whose kinds can be named
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for module in self.plugins:
+            if module not in _PLUGIN_OF.values():
+                raise ConfigError(
+                    f"plug-in {module} was not loaded; nothing was run; give plugins=[{module}] on the command line"
+                )
         for name in ("institutions", "cohort_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -87,31 +95,54 @@ def program(terms: Terms, institutions: int) -> ClientProgram:
     shape, randomness = terms.task.shape(), Randomness(terms.seed)
     with layers_seeded(randomness.stream("model").integer(), torch.device("cpu")):
         model = terms.model.build(shape)
-    mechanism = None
-    if isinstance(terms.privacy, RecordPrivacy):
-        if terms.strategy.needs_exact_loss:
-            raise ConfigError(
-                "this strategy reads each institution's exact training loss, which no epsilon covers; nothing was "
-                "trained; choose another strategy, or privacy=none for public data"
-            )
+    mechanism = claimed = None
+    if isinstance(terms.privacy, Budgeted) and terms.strategy.needs_exact_loss:
+        raise ConfigError(
+            "this strategy reads each institution's exact training loss, which no epsilon covers; nothing was "
+            "trained; choose another strategy, or privacy=none for public data"
+        )
+    if isinstance(terms.privacy, Budgeted) and terms.privacy.is_local:
         # A model whose records cannot be told apart is refused before the first round, not in it.
         engine = OpacusClippedSum()
         engine.attach(model)
         engine.detach()
         refuse_coupled_records(model, shape.features)
         mechanism = _mechanism(terms, terms.privacy, institutions)
-    elif type(terms.privacy) is not units.NoPrivacy:
-        raise ConfigError("privacy must be one of record, none; nothing was trained")
-    return ClientProgram(model, shape.outputs, terms.training, mechanism, terms.rounds, randomness)
+        claimed = Claimed(mechanism, shape)
+    elif type(terms.privacy) not in (units.NoPrivacy, units.InstitutionPrivacy):
+        raise ConfigError(f"privacy must be one of {', '.join(units.TABLE)}; nothing was trained")
+    is_counted = type(terms.privacy) is units.NoPrivacy
+    return ClientProgram(model, shape.outputs, terms.training, mechanism, terms.rounds, randomness, claimed, is_counted)
 
 
-def _mechanism(terms: Terms, privacy: RecordPrivacy, institutions: int) -> Mechanism:
-    """The noise that the whole run needs, were an institution asked in every round."""
-    training, declared = terms.training, terms.task.declared_records
-    if privacy.delta * declared >= 1:
+def cohort_mechanism(terms: Terms, institutions: int, cohort_size: int) -> Mechanism | None:
+    """What the server adds to each round's mean under `privacy=institution`; None under any other.
+
+    Raises:
+        ConfigError: a delta at which an institution could be told outright, or a strategy that must see single updates.
+    """
+    privacy = terms.privacy
+    if not isinstance(privacy, units.InstitutionPrivacy):
+        return None
+    if not terms.strategy.needs_mean_only:
         raise ConfigError(
-            f"privacy.delta {privacy.delta:g} for about {declared} records allows one of them to be published "
-            f"outright; nothing was trained; set it below {1 / declared:.1g}"
+            "this strategy compares single updates, and privacy=institution hands it their noisy mean alone; nothing "
+            "was trained; choose fedavg, fedavgm, fedprox, fedadagrad, fedadam or fedyogi, or another privacy"
+        )
+    _refuse_large_delta(privacy, institutions)
+    noise_multiplier = calibrate(privacy.epsilon, privacy.delta, Schedule(1.0, terms.rounds))
+    return Mechanism(noise_multiplier, privacy.clipping_norm, sampling_rate=1.0, expected_batch=float(cohort_size))
+
+
+def _mechanism(terms: Terms, privacy: Budgeted, institutions: int) -> Mechanism:
+    """The noise that the whole run needs, were an institution asked in every round."""
+    training, declared = terms.training, terms.task.declared(privacy.unit)
+    _refuse_large_delta(privacy, declared)
+    most = privacy.records_per_patient if isinstance(privacy, PatientPrivacy) else None
+    if most is not None and most > training.physical_batch:
+        raise ConfigError(
+            f"privacy.records_per_patient {most} is more than training.physical_batch {training.physical_batch}, and "
+            "no batch may split a patient; nothing was trained; lower the one or raise the other"
         )
     schedule = Schedule(training.sampling_rate, terms.rounds * training.local_steps)
     return Mechanism(
@@ -119,7 +150,16 @@ def _mechanism(terms: Terms, privacy: RecordPrivacy, institutions: int) -> Mecha
         clipping_norm=privacy.clipping_norm,
         sampling_rate=training.sampling_rate,
         expected_batch=training.sampling_rate * declared * (1 - terms.holdout.share) / institutions,
+        records_per_subject=most,
     )
+
+
+def _refuse_large_delta(privacy: Budgeted, declared: int) -> None:
+    if privacy.delta * declared >= 1:
+        raise ConfigError(
+            f"privacy.delta {privacy.delta:g} for about {declared} {privacy.unit}s allows one of them to be published "
+            f"outright; nothing was trained; set it below {1 / declared:.1g}"
+        )
 
 
 def to_json(terms: Terms) -> str:
@@ -127,11 +167,68 @@ def to_json(terms: Terms) -> str:
     document: dict[str, Any] = {}
     for field in fields(Terms):
         value = getattr(terms, field.name)
-        document[field.name] = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
         if field.name in _TABLES:
-            document[field.name]["kind"] = _kind(_TABLES[field.name], type(value))
+            document[field.name] = to_document(field.name, value)
+        else:
+            document[field.name] = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
     # Not sorted: the order of a table's columns is the order of the features.
     return json.dumps(document)
+
+
+def to_document(group: str, part: Any) -> dict[str, Any]:
+    """A part of the terms as it travels: its fields, and the name of its kind in the group's table."""
+    return {**asdict(part), "kind": _kind(_TABLES[group], type(part))}
+
+
+def from_document(group: str, document: Mapping[str, Any]) -> Any:
+    """A part of the terms, typed and checked; `to_document` is the inverse.
+
+    Raises:
+        ConfigError: a kind that is not installed here, a field that is missing, unknown or of another type.
+    """
+    values = dict(document)
+    kind = str(values.pop("kind"))
+    if kind not in _TABLES[group]:
+        raise ConfigError(
+            f"there is no {group} of the kind {kind[:40]!r} here; nothing was trained; if it is a plug-in, it must be "
+            "installed here and approved in policy.plugins"
+        )
+    return build(look_up(_TABLES[group], kind), values)
+
+
+def table(group: str) -> Table:
+    """The kinds of a group, `task`, `model`, `strategy` or `privacy`, that can be named here."""
+    return _TABLES[group]
+
+
+def add_kinds(plugin: str, brings: Mapping[str, Table]) -> None:
+    """The kinds that a plug-in brings can be named; to be called by `plugins` alone.
+
+    Raises:
+        ConfigError: no plug-in may bring this group, or a name is taken: a shipped one always means the same. Nothing
+            was added.
+    """
+    for group, kinds in brings.items():
+        if group not in PLUGIN_GROUPS:
+            raise ConfigError(
+                f"plug-in {plugin} brings {group[:40]!r}, and only {', '.join(PLUGIN_GROUPS)} may be brought; nothing "
+                "was run; correct its LEPTON_FL"
+            )
+        taken = [name for name in kinds if name in _TABLES[group]]
+        if taken:
+            raise ConfigError(
+                f"plug-in {plugin} brings {group} {taken[0][:40]}, which is there already; nothing was run; give it "
+                "another name"
+            )
+    for group, kinds in brings.items():
+        _TABLES[group].update(kinds)
+        _PLUGIN_OF.update({(group, name): plugin for name in kinds})
+
+
+def plugins_of(terms: Terms) -> tuple[str, ...]:
+    """The plug-ins whose kinds these terms use, by the names of their modules."""
+    used = ((group, to_document(group, getattr(terms, group))["kind"]) for group in PLUGIN_GROUPS)
+    return tuple(dict.fromkeys(_PLUGIN_OF[place] for place in used if place in _PLUGIN_OF))
 
 
 def from_json(text: str) -> Terms:
@@ -144,9 +241,7 @@ def from_json(text: str) -> Terms:
         document = json.loads(text)
         parts = {name: dict(document.pop(name)) for name in (*_TABLES, "training", "holdout")}
         plain = {name: document[name] for name in ("rounds", "weight_cap", "seed")}
-        made = {
-            name: build(look_up(table, str(parts[name].pop("kind"))), parts[name]) for name, table in _TABLES.items()
-        }
+        made = {name: from_document(name, parts[name]) for name in _TABLES}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError("the terms of the run cannot be read; nothing was trained; tell the operator") from error
     for name in ("rounds", "weight_cap"):
@@ -157,12 +252,16 @@ def from_json(text: str) -> Terms:
     return Terms(**made, training=build(Training, parts["training"]), holdout=build(HoldOut, parts["holdout"]), **plain)
 
 
-_TABLES: dict[str, Table] = {
-    "task": tasks.TABLE,
-    "model": models.TABLE,
-    "strategy": strategies.TABLE,
-    "privacy": units.TABLE,
+PLUGIN_GROUPS = ("task", "model", "strategy")
+
+# Copies that grow in one place, `add_kinds`; what ships stays as it is.
+_TABLES: dict[str, dict[str, str]] = {
+    "task": {**tasks.TABLE},
+    "model": {**models.TABLE},
+    "strategy": {**strategies.TABLE},
+    "privacy": {**units.TABLE},
 }
+_PLUGIN_OF: dict[tuple[str, str], str] = {}  # (group, kind): the module that brought it
 
 
 def _kind(table: Table, made: type[Any]) -> str:

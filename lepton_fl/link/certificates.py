@@ -29,6 +29,7 @@ from lepton_fl.files import write_secret
 CA_DAYS, SERVER_DAYS, INSTITUTION_DAYS = 3650, 397, 30
 # Clocks differ; a certificate made by a fast one must not be refused by a slow one.
 BACKDATED = timedelta(hours=2)
+OPERATOR_URI = "lepton://operator"
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9-]{1,63}(?<!-)(\.[A-Za-z0-9-]{1,63}(?<!-))*")
 _LARGEST_REQUEST = 4096  # bytes of PEM; a P-256 request has about 500
 
@@ -92,6 +93,13 @@ def sign_institution(authority: Authority, request: bytes, institution: str, now
     return _sign_leaf(
         authority, public_key, (institution, alternatives, ExtendedKeyUsageOID.CLIENT_AUTH), now, INSTITUTION_DAYS
     )
+
+
+def sign_operator(authority: Authority, public_key: ec.EllipticCurvePublicKey, now: datetime) -> x509.Certificate:
+    """A certificate for the key with which the operator signs contracts and ledger heads; none for connections."""
+    alternatives: list[x509.GeneralName] = [x509.UniformResourceIdentifier(OPERATOR_URI)]
+    identity = ("lepton operator", alternatives, ExtendedKeyUsageOID.CODE_SIGNING)
+    return _sign_leaf(authority, public_key, identity, now, SERVER_DAYS)
 
 
 def institution_uri(institution: str) -> str:

@@ -1,4 +1,4 @@
-"""How much privacy a run costs: noise calibrated up front, epsilon after every round.
+"""How much privacy a run costs: noise calibrated up front, epsilon after every round, and over a history of runs.
 
 The accountant composes the privacy loss distribution (PLD) of the whole declared schedule with Google's
 dp-accounting; a Renyi (RDP) accountant checks it. Epsilon is a function of the steps already paid since
@@ -15,6 +15,7 @@ Source: Koskela et al. 2020, "Computing Tight Differential Privacy Guarantees Us
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,8 @@ from lepton_fl.errors import BudgetSpent, ConfigError, LeptonError
 
 _NOISE_TOLERANCE = 1e-3
 _LARGEST_NOISE = 1e4
+_LEAST_DIVERGENCE = 1e-12
+_MOST_INTERVALS = 2e5  # in the largest epsilon; the grid has a few times as many points
 
 
 class AccountantsDisagree(LeptonError):
@@ -44,6 +47,15 @@ class Schedule:
             raise ConfigError(f"training.sampling_rate must lie in (0, 1], got {self.sampling_rate}")
         if self.steps < 1:
             raise ConfigError(f"a run needs at least one step, got {self.steps}")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """So many steps of one mechanism, as they were or may be paid."""
+
+    noise_multiplier: float  # standard deviation of the noise over the clipping norm
+    sampling_rate: float  # chance of each unit to enter a step, in (0, 1]
+    steps: int
 
 
 def calibrate(epsilon: float, delta: float, schedule: Schedule) -> float:
@@ -95,17 +107,58 @@ def epsilon_spent(noise_multiplier: float, delta: float, sampling_rate: float, s
     Raises:
         AccountantsDisagree: if PLD exceeds RDP, a looser upper bound, by more than discretisation explains.
     """
-    if steps == 0:
+    return epsilon_of_history((Segment(noise_multiplier, sampling_rate, steps),), delta)
+
+
+@lru_cache(maxsize=4096)
+def epsilon_of_history(history: tuple[Segment, ...], delta: float) -> float:
+    """Epsilon of all segments together, by PLD, checked by RDP; their order does not matter, and 0 steps cost 0.
+
+    Raises:
+        AccountantsDisagree: if PLD exceeds RDP, a looser upper bound, by more than discretisation explains.
+    """
+    paid = [segment for segment in history if segment.steps > 0]
+    if not paid:
         return 0.0
-    event = _event(noise_multiplier, sampling_rate, steps)
-    by_pld = float(_pld_accountant(_interval(sampling_rate, noise_multiplier)).compose(event).get_epsilon(delta))
-    by_rdp = epsilon_by_rdp(noise_multiplier, delta, sampling_rate, steps)
+    event = _composed(paid)
+    by_rdp = float(_rdp_accountant().compose(event).get_epsilon(delta))
+    by_pld = float(_pld_accountant(_finest(paid, by_rdp)).compose(event).get_epsilon(delta))
     if not by_pld <= 1.05 * by_rdp + 0.01:
+        steps = sum(segment.steps for segment in paid)
         raise AccountantsDisagree(
             f"after {steps} steps PLD says epsilon {by_pld:.4f} and RDP {by_rdp:.4f}; no "
             "epsilon can be stated; the run stops; report the schedule as a bug"
         )
     return by_pld
+
+
+@lru_cache(maxsize=64)
+def epsilon_of_group(noise_multiplier: float, delta: float, sampling_rate: float, steps: int, records: int) -> float:
+    """At most the epsilon of a person with so many records, where each record is drawn and clipped by itself.
+
+    How many of them a step draws is binomial, so its release is dominated by a mixture of Gaussians: one of sensitivity
+    i with the chance of i successes. Never below `epsilon_spent`, which it is for one record.
+
+    Source: Ganesh 2024, "Tight Group-Level DP Guarantees for DP-SGD with Sampling via Mixture of Gaussians
+    Mechanisms" (arXiv 2401.10294).
+    """
+    if steps == 0:
+        return 0.0
+    if records == 1:
+        return epsilon_spent(noise_multiplier, delta, sampling_rate, steps)
+    if sampling_rate == 1:
+        # All of them are drawn in every step: one record of as many times the clipping norm.
+        return epsilon_spent(noise_multiplier / records, delta, 1.0, steps)
+    from dp_accounting import SelfComposedDpEvent
+    from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
+
+    chances = [
+        math.comb(records, drawn) * sampling_rate**drawn * (1 - sampling_rate) ** (records - drawn)
+        for drawn in range(records + 1)
+    ]
+    step = MixtureOfGaussiansDpEvent(noise_multiplier, [float(drawn) for drawn in range(records + 1)], chances)
+    accountant = _pld_accountant(_interval(sampling_rate, noise_multiplier))
+    return float(accountant.compose(SelfComposedDpEvent(step, steps)).get_epsilon(delta))
 
 
 def epsilon_by_rdp(noise_multiplier: float, delta: float, sampling_rate: float, steps: int) -> float:
@@ -122,13 +175,59 @@ def _event(noise_multiplier: float, sampling_rate: float, steps: int) -> Any:
     return SelfComposedDpEvent(step, steps)
 
 
-def _rdp_accountant() -> Any:
+def _composed(history: list[Segment]) -> Any:
+    from dp_accounting import ComposedDpEvent
+
+    return ComposedDpEvent([_event(part.noise_multiplier, part.sampling_rate, part.steps) for part in history])
+
+
+def _finest(history: list[Segment], epsilon: float) -> float:
+    """Fine enough for every segment; coarser, which only loosens the bound, where the grid would not fit in memory."""
+    finest = min(_interval(part.sampling_rate, part.noise_multiplier) for part in history)
+    return max(finest, min(1e-3, epsilon / _MOST_INTERVALS))
+
+
+@lru_cache(maxsize=4096)
+def renyi(noise_multiplier: float, sampling_rate: float, order: float) -> float:
+    """The Renyi divergence of this order that one step can make between neighbours; infinite where none is known.
+
+    Source: Mironov, Talwar, Zhang 2019, "Renyi Differential Privacy of the Sampled Gaussian Mechanism".
+    """
+    accountant = _rdp_accountant([order]).compose(_event(noise_multiplier, sampling_rate, 1))
+    divergence = float(accountant.rdp[0])
+    # Rounding can swallow what a step with a tiny sampling rate costs; no step is free.
+    return max(divergence, _LEAST_DIVERGENCE) if divergence < math.inf else math.inf
+
+
+def epsilon_by_renyi(history: tuple[Segment, ...], delta: float) -> float:
+    """Epsilon of all segments together by Renyi divergences at the best order: looser than PLD, and at once."""
+    from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon
+
+    paid = [segment for segment in history if segment.steps > 0]
+    if not paid:
+        return 0.0
+    sums = [
+        sum(one.steps * renyi(one.noise_multiplier, one.sampling_rate, order) for one in paid)
+        for order in renyi_orders()
+    ]
+    epsilon, _ = compute_epsilon(renyi_orders(), sums, delta)
+    return float(epsilon)
+
+
+def renyi_orders() -> tuple[float, ...]:
+    """The orders that a filter may be fixed to."""
+    from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS
+
+    return tuple(float(order) for order in DEFAULT_RDP_ORDERS)
+
+
+def _rdp_accountant(orders: list[float] | None = None) -> Any:
     from dp_accounting import NeighboringRelation
     from dp_accounting.rdp import RdpAccountant
 
     # It logs every order it cannot evaluate; leaving one out only loosens the bound.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    return RdpAccountant(neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE)
+    return RdpAccountant(orders=orders, neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE)
 
 
 def _pld_accountant(interval: float) -> Any:

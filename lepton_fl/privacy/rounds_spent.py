@@ -12,13 +12,14 @@ from lepton_fl.errors import BudgetSpent
 
 
 class RoundsSpent(Protocol):
-    """Remembers the last round that an institution began."""
+    """Remembers which rounds an institution began."""
 
-    def last(self, institution: str) -> int:
-        """The last round begun; 0 before the first."""
+    def begin(self, institution: str, round: int, planned: int) -> None:
+        """The round is noted as spent, durably, before its first record is read.
 
-    def note(self, institution: str, round: int) -> None:
-        """Remember durably, before the round's first record is read."""
+        Raises:
+            BudgetSpent: the round was begun before, or lies past the planned number; nothing is released.
+        """
 
 
 class InMemory:
@@ -27,22 +28,14 @@ class InMemory:
     def __init__(self) -> None:
         self._last: dict[str, int] = {}
 
-    def last(self, institution: str) -> int:
-        """See `RoundsSpent.last`."""
-        return self._last.get(institution, 0)
-
-    def note(self, institution: str, round: int) -> None:
-        """See `RoundsSpent.note`."""
+    def begin(self, institution: str, round: int, planned: int) -> None:
+        """See `RoundsSpent.begin`."""
+        refuse_unplanned(round, self._last.get(institution, 0), planned)
         self._last[institution] = round
 
 
-def begin_round(spent: RoundsSpent, institution: str, round: int, planned: int) -> None:
-    """Note the round as spent.
-
-    Raises:
-        BudgetSpent: the round was begun before, or lies past the planned number; nothing is released.
-    """
-    last = spent.last(institution)
+def refuse_unplanned(round: int, last: int, planned: int) -> None:
+    """Raise `BudgetSpent` if the round is not after the last one begun, or past the plan."""
     if round <= last:
         raise BudgetSpent(
             f"round {round} was begun before (the last is {last}); its cost is spent; nothing was released"
@@ -51,4 +44,3 @@ def begin_round(spent: RoundsSpent, institution: str, round: int, planned: int) 
         raise BudgetSpent(
             f"round {round} is past the {planned} rounds that the noise was made for; nothing was released"
         )
-    spent.note(institution, round)

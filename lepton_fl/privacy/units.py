@@ -1,4 +1,4 @@
-"""What `privacy=record` and `privacy=none` mean: the promise, its unit, and the settings.
+"""What `privacy=record`, `patient`, `institution` and `none` mean: the promise, its unit, and the settings.
 
 A privacy claim is empty without its unit (whose presence is hidden) and its neighbouring relation (what
 "hidden" compares). Both stand in the settings and travel with every epsilon that is printed or stored.
@@ -21,7 +21,6 @@ class Privacy:
 
     unit: ClassVar[str]
     neighbouring_relation: ClassVar[str | None]
-    is_added_by_institutions: ClassVar[bool]  # each adds the noise itself, before anything leaves
 
 
 @dataclass
@@ -30,28 +29,17 @@ class NoPrivacy(Privacy):
 
     unit: ClassVar[str] = "none"
     neighbouring_relation: ClassVar[str | None] = None
-    is_added_by_institutions: ClassVar[bool] = False
 
 
 @dataclass
-class RecordPrivacy(Privacy):
-    """`privacy=record`: whether any one record was in an institution's data stays hidden.
-
-    Everything an institution sends from training over the whole run is (epsilon, delta)-differentially
-    private for adding or removing one record of that institution, whatever the other institutions, the
-    operator or anyone who sees the model does. Each institution adds the full noise itself, so nobody
-    has to be trusted. A person with k records is protected by k times the epsilon and more than k times the delta.
-
-    Source: Abadi et al. 2016, "Deep Learning with Differential Privacy" (DP-SGD), algorithm 1.
-    """
+class Budgeted(Privacy):
+    """A promise with an epsilon: what all units have in common."""
 
     epsilon: float  # the budget of the whole run, > 0
-    delta: float  # chance that the bound fails, below 1 / records
-    clipping_norm: float  # L2, of one record's gradient, in the units of the parameters
+    delta: float  # chance that the bound fails, below 1 / how many there are of the unit
+    clipping_norm: float  # L2, of what one of the unit contributes, in the units of the parameters
 
-    unit: ClassVar[str] = "record"
-    neighbouring_relation: ClassVar[str | None] = "add or remove one record"
-    is_added_by_institutions: ClassVar[bool] = True
+    is_local: ClassVar[bool]  # the institution adds the noise itself, and nobody has to be trusted
 
     def __post_init__(self) -> None:
         if not 0 < self.epsilon <= LARGEST_EPSILON:
@@ -65,7 +53,65 @@ class RecordPrivacy(Privacy):
             raise ConfigError(f"privacy.clipping_norm must be a positive number, got {self.clipping_norm}")
 
 
+@dataclass
+class RecordPrivacy(Budgeted):
+    """`privacy=record`: whether any one record was in an institution's data stays hidden.
+
+    Everything an institution sends from training over the whole run is (epsilon, delta)-differentially
+    private for adding or removing one record of that institution, whatever the other institutions, the
+    operator or anyone who sees the model does. Each institution adds the full noise itself, so nobody
+    has to be trusted. A person with k records is protected less: `accounting.epsilon_of_group` says how much.
+
+    Source: Abadi et al. 2016, "Deep Learning with Differential Privacy" (DP-SGD), algorithm 1.
+    """
+
+    unit: ClassVar[str] = "record"
+    neighbouring_relation: ClassVar[str | None] = "add or remove one record"
+    is_local: ClassVar[bool] = True
+
+
+@dataclass
+class PatientPrivacy(Budgeted):
+    """`privacy=patient`: whether any one person was in an institution's data stays hidden, with all they have there.
+
+    As `privacy=record`, for adding or removing one patient with all of their records at that institution. Patients
+    are drawn into a step, not records; the gradients of a patient's records are averaged and the average clipped, so
+    the promise is the same however many records somebody has. A patient of two institutions has each one's promise.
+
+    Source: McMahan et al. 2018, "Learning Differentially Private Recurrent Language Models".
+    """
+
+    records_per_patient: int  # that take part in one step, at most; of who has more, some are chosen in each step
+
+    unit: ClassVar[str] = "patient"
+    neighbouring_relation: ClassVar[str | None] = "add or remove one patient with all of their records"
+    is_local: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.records_per_patient < 1:
+            raise ConfigError(f"privacy.records_per_patient must be at least 1, got {self.records_per_patient}")
+
+
+@dataclass
+class InstitutionPrivacy(Budgeted):
+    """`privacy=institution`: whether any one institution took part stays hidden from everybody but the operator.
+
+    Every model that leaves the server over the whole run is (epsilon, delta)-differentially private for adding or
+    removing one institution with all of its records. Institutions train plainly; the server clips each one's update
+    and adds the noise to the mean, so the operator has to be trusted. It costs much where few take part.
+
+    Source: McMahan et al. 2018, "Learning Differentially Private Recurrent Language Models".
+    """
+
+    unit: ClassVar[str] = "institution"
+    neighbouring_relation: ClassVar[str | None] = "add or remove one institution"
+    is_local: ClassVar[bool] = False
+
+
 TABLE = {
+    "institution": "lepton_fl.privacy.units:InstitutionPrivacy",
     "none": "lepton_fl.privacy.units:NoPrivacy",
+    "patient": "lepton_fl.privacy.units:PatientPrivacy",
     "record": "lepton_fl.privacy.units:RecordPrivacy",
 }

@@ -11,7 +11,7 @@ from typing import Any
 from lepton_fl.evaluation.metrics import Metrics
 from lepton_fl.federation.journal import RoundReport
 from lepton_fl.federation.terms import Terms
-from lepton_fl.privacy.units import RecordPrivacy
+from lepton_fl.privacy.units import Budgeted
 from lepton_fl.training.private import Mechanism
 
 
@@ -52,7 +52,7 @@ def no_claim(seed: int | None) -> Claim:
 def claim_of(terms: Terms, mechanism: Mechanism | None) -> Claim:
     """What these terms promise with this mechanism."""
     privacy = terms.privacy
-    if mechanism is None or not isinstance(privacy, RecordPrivacy):
+    if mechanism is None or not isinstance(privacy, Budgeted):
         return no_claim(terms.seed)
     return Claim(
         unit=privacy.unit,
@@ -62,9 +62,15 @@ def claim_of(terms: Terms, mechanism: Mechanism | None) -> Claim:
         noise_multiplier=mechanism.noise_multiplier,
         clipping_norm=mechanism.clipping_norm,
         sampling_rate=mechanism.sampling_rate,
-        steps=terms.rounds * terms.training.local_steps,
+        steps=terms.rounds * steps_of_a_round(terms),
         seed=terms.seed,
     )
+
+
+def steps_of_a_round(terms: Terms) -> int:
+    """Noisy releases in one round: an institution's local steps, or the server's one."""
+    privacy = terms.privacy
+    return terms.training.local_steps if not isinstance(privacy, Budgeted) or privacy.is_local else 1
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ class Facts:
     institutions: tuple[str, ...]
     parameters: int
     claim: Claim
+    warnings: tuple[str, ...] = ()  # of what the promise costs, and whom it does not cover
 
 
 @dataclass(frozen=True)
@@ -142,6 +149,8 @@ def report_as_json(report: RoundReport, claim: Claim) -> dict[str, Any]:
         "skipped": report.skipped,
         "metrics": metrics_as_json(report.metrics),
         "private": claim.is_private,
+        "unit": claim.unit,
+        "neighbouring_relation": claim.neighbouring_relation,
         "epsilon": report.epsilon if claim.is_private else None,
         "epsilon_without_seed": report.epsilon,
         "seconds": round(report.seconds, 3),

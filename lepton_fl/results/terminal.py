@@ -71,6 +71,7 @@ class JsonVoice:
                 "strategy": facts.strategy,
                 "rounds": facts.rounds,
                 "institutions": list(facts.institutions),
+                "warnings": list(facts.warnings),
                 **privacy_as_json(facts.claim, None),
             }
         )
@@ -184,12 +185,17 @@ def opening(facts: Facts) -> list[str]:
         lines.append(
             f"privacy     per {claim.unit} ({claim.neighbouring_relation}), epsilon {claim.epsilon_budget:.2f} at "
             f"delta {claim.delta:g}, clipping norm {claim.clipping_norm:g}, noise multiplier "
-            f"{claim.noise_multiplier:.2f}, each institution adds all of it"
+            f"{claim.noise_multiplier:.2f}, {_who_adds(claim)}"
         )
+    lines += [f"warning     {warning}" for warning in facts.warnings]
     lines.append("evaluation  exact counts of the hold-out, which is never trained on; no epsilon covers them")
     if claim.why_not:
         lines.append(f"NOT PRIVATE {claim.why_not}")
     return lines
+
+
+def _who_adds(claim: Claim) -> str:
+    return "added by the operator" if claim.unit == "institution" else "each institution adds all of it"
 
 
 def round_line(report: RoundReport, facts: Facts) -> str:
@@ -220,7 +226,7 @@ def spent(epsilon: float | None, claim: Claim) -> str:
     if not claim.is_private or epsilon is None:
         return "not private"
     budget = f"{claim.epsilon_budget:.2f}"
-    return f"epsilon {epsilon:{len(budget)}.2f} of {budget}"
+    return f"epsilon {epsilon:{len(budget)}.2f} of {budget} per {claim.unit}"
 
 
 def closing(outcome: Outcome, folder: str) -> list[str]:

@@ -6,6 +6,7 @@ Reddi et al. 2021, "Adaptive Federated Optimization", algorithm 2.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lepton_fl.flower import strategies as flower
 from lepton_fl.strategies.strategy import Federation, Strategy, require
@@ -17,6 +18,8 @@ class FedAdagrad(Strategy):
 
     server_learning_rate: float
     tau: float  # adaptivity: smaller adapts more, > 0
+
+    needs_mean_only: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require("server_learning_rate", self.server_learning_rate, self.server_learning_rate > 0, "> 0")

@@ -16,6 +16,8 @@ class FedAvg(Strategy):
     McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Decentralized Data".
     """
 
+    needs_mean_only: ClassVar[bool] = True
+
     def make(self, federation: Federation) -> flower.Strategy:
         """See `Strategy.make`."""
         return flower.FedAvg(**federation.arguments())
@@ -29,6 +31,8 @@ class FedProx(Strategy):
     """
 
     proximal_mu: float  # pull towards the round's model; 0 is FedAvg
+
+    needs_mean_only: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require("proximal_mu", self.proximal_mu, self.proximal_mu >= 0, ">= 0")
@@ -48,6 +52,8 @@ class FedAvgM(Strategy):
 
     server_learning_rate: float
     server_momentum: float  # in [0, 1)
+
+    needs_mean_only: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require("server_learning_rate", self.server_learning_rate, self.server_learning_rate > 0, "> 0")

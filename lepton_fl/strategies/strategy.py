@@ -38,6 +38,7 @@ class Strategy:
     """A strategy's settings; `build` makes Flower's strategy from them."""
 
     needs_exact_loss: ClassVar[bool] = False  # of each institution's training records
+    needs_mean_only: ClassVar[bool] = False  # of the updates: one reply that holds their mean does as well
 
     @property
     def least_replies(self) -> int:

@@ -109,7 +109,12 @@ class Examined:
 
     def examples_where(self, chosen: npt.NDArray[np.bool_]) -> Examples:
         """The chosen rows as tensors."""
-        return Examples(torch.from_numpy(self.features[chosen]), torch.from_numpy(self.labels[chosen]))
+        subjects = np.unique([plain(one) for one in self.subjects[chosen].tolist()], return_inverse=True)[1]
+        return Examples(
+            torch.from_numpy(self.features[chosen]),
+            torch.from_numpy(self.labels[chosen]),
+            torch.from_numpy(subjects.astype(np.int64)),
+        )
 
 
 def examine(task: Tabular, table: dict[str, Text]) -> Examined:
@@ -143,7 +148,7 @@ def examine(task: Tabular, table: dict[str, Text]) -> Examined:
     repeated = len(subjects) - len(np.unique(subjects))
     if repeated:
         again = np.setdiff1d(np.arange(len(subjects)), np.unique(subjects, return_index=True)[1])
-        what = "a subject with an earlier record; privacy=record protects each record, not the subject"
+        what = "a subject with an earlier record; privacy=record protects each record, privacy=patient the subject"
         warnings.append(Warned(what, task.subject, repeated, int(rows[again[0]])))
     institutions = table[task.institution] if task.institution is not None else None
     return Examined(

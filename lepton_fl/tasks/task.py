@@ -55,10 +55,20 @@ class Task:
     title: str  # one line for people
     declared_records: int  # public, of the whole federation; the scale of a private step, never counted
     partition: Partition | None  # how to make institutions up; null: the data names them
+    # Public, of the whole federation, as `declared_records`; null: everyone has one record.
+    declared_patients: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.declared_records < 1:
             raise ConfigError(f"task.declared_records must be at least 1, got {self.declared_records}")
+        if self.declared_patients is not None and self.declared_patients < 1:
+            raise ConfigError(f"task.declared_patients must be at least 1 or null, got {self.declared_patients}")
+
+    def declared(self, unit: str) -> int:
+        """How many there are of a promise's unit, record or patient, in the whole federation, as declared."""
+        if unit == "patient" and self.declared_patients is not None:
+            return self.declared_patients
+        return self.declared_records
 
     def made_up(self, request: Request) -> tuple[Partition, int]:
         """How to make institutions up, and how many; raises `ConfigError` where the task does not say."""

@@ -24,20 +24,22 @@ _LARGEST_NORM = 1e18  # times the clipping norm; a record beyond is broken
 
 
 class ClippedSum(Protocol):
-    """Adds up gradients so that no record moves the sum by more than the clipping norm."""
+    """Adds up gradients so that no record, or no subject, moves the sum by more than the clipping norm."""
 
     def attach(self, model: nn.Module) -> None:
         """Prepare the model; raises `UnsupportedModel` naming the layer that cannot be bounded."""
 
-    def add(self, batch: Examples, clipping_norm: float, out: Tensor) -> None:
+    def add(self, batch: Examples, clipping_norm: float, out: Tensor, owners: Tensor | None = None) -> None:
         """Add each record's gradient, scaled to norm <= `clipping_norm`, to `out`.
 
         Args:
             batch: n >= 1 records.
             clipping_norm: L2 over all parameters as one vector.
             out: float64 [d], parameters in the model's order, flattened and joined.
+            owners: int64 [n], whose record each is, 0..owners-1; then it is the mean of an owner's gradients that is
+                scaled and added, once for each owner. None: every record is an owner of its own.
 
-        A record whose gradient is not finite adds nothing.
+        A record whose gradient is not finite adds nothing, and neither does its owner.
         """
 
     def detach(self) -> None:
@@ -89,7 +91,7 @@ class OpacusClippedSum:
             parameter.grad = None
         self._model = self._hooks = None
 
-    def add(self, batch: Examples, clipping_norm: float, out: Tensor) -> None:
+    def add(self, batch: Examples, clipping_norm: float, out: Tensor, owners: Tensor | None = None) -> None:
         """See `ClippedSum.add`."""
         if self._model is None:
             raise UnsupportedModel("the model is not attached; this is a bug")
@@ -100,7 +102,7 @@ class OpacusClippedSum:
                 warnings.filterwarnings("ignore", message="Full backward hook is firing")
                 per_record_loss(self._model(batch.features), batch.labels).sum().backward()
             gradients = [self._gradient_of(name, p) for name, p in self._trained()]
-            _add_clipped(gradients, clipping_norm, out)
+            _add_clipped(gradients if owners is None else _averaged(gradients, owners), clipping_norm, out)
         finally:
             # An exception must leave nothing that a later step would release beside its own draw.
             self._forget()
@@ -129,6 +131,22 @@ class OpacusClippedSum:
         for module in self._model.modules():
             if hasattr(module, "activations"):
                 del module.activations
+
+
+def _averaged(gradients: list[Tensor], owners: Tensor) -> list[Tensor]:
+    """The mean of each owner's rows, float32 [owners, size] per parameter.
+
+    Rows of different owners never meet, so one that is not finite spoils its own owner's mean alone. (A product with
+    a matrix of shares would not do: 0 * NaN is NaN.)
+    """
+    owners = owners.to(gradients[0].device)
+    counts = torch.bincount(owners)[:, None]
+    return [
+        torch.zeros(len(counts), gradient.shape[1], dtype=gradient.dtype, device=gradient.device)
+        .index_add_(0, owners, gradient)
+        .div_(counts)
+        for gradient in gradients
+    ]
 
 
 def _add_clipped(gradients: list[Tensor], clipping_norm: float, out: Tensor) -> None:

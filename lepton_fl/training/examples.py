@@ -14,17 +14,19 @@ class Examples:
 
     features: Tensor
     labels: Tensor
+    subjects: Tensor | None = None  # int64 [n] on the CPU, whom each is about, by any number; None: each its own
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def at(self, index: Tensor) -> Examples:
         """The records at these positions, int64 [m], in this order."""
-        return Examples(self.features.index_select(0, index), self.labels.index_select(0, index))
+        subjects = None if self.subjects is None else self.subjects.index_select(0, index)
+        return Examples(self.features.index_select(0, index), self.labels.index_select(0, index), subjects)
 
     def to(self, device: torch.device) -> Examples:
         """The same records on that device; no copy where they are there already."""
-        return Examples(self.features.to(device), self.labels.to(device))
+        return Examples(self.features.to(device), self.labels.to(device), self.subjects)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""DP-SGD: Poisson draw, clipped sum, noise, step. What `privacy=record` runs at an institution.
+"""DP-SGD: Poisson draw, clipped sum, noise, step. What `privacy=record` and `privacy=patient` run at an institution.
 
 Nothing computed from the records shapes a step other than through the noisy sum: its divisor is the
-*declared* expected batch, never the drawn size or the number of records; an empty draw is a step of noise
+*declared* expected batch, never the drawn size or the number of records or subjects; an empty draw is a step of noise
 alone and counts; the number of steps is declared. One call to `take_step` is one logical step however
 many physical batches it takes: an exception inside discards the whole sum.
 
@@ -10,6 +10,7 @@ Source: Abadi et al. 2016, "Deep Learning with Differential Privacy", algorithm 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ from lepton_fl.training.clipped_sum import ClippedSum
 from lepton_fl.training.examples import Examples
 from lepton_fl.training.local import LocalTask, ProximalPull
 from lepton_fl.training.settings import Training
+from lepton_fl.training.subjects import Part, drawn_records, drawn_subjects
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,10 @@ class Mechanism:
     """The release of one step, as the accountant was told of it."""
 
     noise_multiplier: float  # standard deviation of the noise / clipping norm
-    clipping_norm: float  # L2 sensitivity of the sum to one record
-    sampling_rate: float  # chance of each record to be drawn
+    clipping_norm: float  # L2 sensitivity of the sum to one record, or one subject
+    sampling_rate: float  # chance of each of them to be drawn
     expected_batch: float  # declared: what the noisy sum is divided by; never counted
+    records_per_subject: int | None = None  # subjects are drawn, with so many records at most; None: records are
 
     @property
     def stddev(self) -> float:
@@ -86,12 +89,22 @@ def take_step(
     trained = [p for p in model.parameters() if p.requires_grad]
     out = torch.zeros(sum(p.numel() for p in trained), dtype=torch.float64, device=trained[0].device)
     target = clip_target(mechanism.clipping_norm, mechanism.stddev, out.numel())
-    drawn = torch.from_numpy(draws.sampling.bernoulli(len(examples), mechanism.sampling_rate)).nonzero()[:, 0]
-    for part in drawn.split(physical_batch) if len(drawn) else ():
+    for part in _parts(examples, mechanism, draws.sampling, physical_batch):
         # Records stay in the CPU's memory until drawn: a GPU holds one physical batch of them.
-        engine.add(examples.at(part).to(out.device), target, out)
+        batch = examples.at(part.index).to(out.device)
+        if part.owners is None:
+            engine.add(batch, target, out)
+        else:
+            engine.add(batch, target, out, part.owners)
     add_noise(out, mechanism.stddev, draws.noise)
     return out
+
+
+def _parts(examples: Examples, mechanism: Mechanism, sampling: Stream, physical_batch: int) -> Iterator[Part]:
+    rate, most = mechanism.sampling_rate, mechanism.records_per_subject
+    if most is None:
+        return drawn_records(len(examples), rate, sampling, physical_batch)
+    return drawn_subjects(examples, rate, most, sampling, physical_batch)
 
 
 def _set_gradients(model: nn.Module, flat: Tensor) -> None:

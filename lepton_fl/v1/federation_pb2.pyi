@@ -7,32 +7,38 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ClientFrame(_message.Message):
-    __slots__ = ("hello", "begin", "chunk", "heartbeat")
+    __slots__ = ("hello", "begin", "chunk", "heartbeat", "decision", "ledger_head")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     BEGIN_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_HEAD_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     begin: Begin
     chunk: Chunk
     heartbeat: Heartbeat
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    decision: Decision
+    ledger_head: LedgerHead
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., ledger_head: _Optional[_Union[LedgerHead, _Mapping]] = ...) -> None: ...
 
 class ServerFrame(_message.Message):
-    __slots__ = ("welcome", "begin", "chunk", "heartbeat", "ack", "goodbye")
+    __slots__ = ("welcome", "begin", "chunk", "heartbeat", "ack", "goodbye", "countersigned")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     BEGIN_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    COUNTERSIGNED_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     begin: Begin
     chunk: Chunk
     heartbeat: Heartbeat
     ack: Ack
     goodbye: Goodbye
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+    countersigned: Countersigned
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., countersigned: _Optional[_Union[Countersigned, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "lepton_version", "instruction")
@@ -57,18 +63,56 @@ class Held(_message.Message):
     def __init__(self, message_id: _Optional[str] = ..., sha256: _Optional[bytes] = ..., bytes: _Optional[int] = ..., is_whole: bool = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("node_id", "run_id", "institution", "terms", "institutions")
+    __slots__ = ("node_id", "run_id", "institution", "contract", "signature")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     INSTITUTION_FIELD_NUMBER: _ClassVar[int]
-    TERMS_FIELD_NUMBER: _ClassVar[int]
-    INSTITUTIONS_FIELD_NUMBER: _ClassVar[int]
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     node_id: int
     run_id: int
     institution: str
-    terms: str
-    institutions: int
-    def __init__(self, node_id: _Optional[int] = ..., run_id: _Optional[int] = ..., institution: _Optional[str] = ..., terms: _Optional[str] = ..., institutions: _Optional[int] = ...) -> None: ...
+    contract: bytes
+    signature: Signature
+    def __init__(self, node_id: _Optional[int] = ..., run_id: _Optional[int] = ..., institution: _Optional[str] = ..., contract: _Optional[bytes] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ...) -> None: ...
+
+class Signature(_message.Message):
+    __slots__ = ("certificate", "value")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    value: bytes
+    def __init__(self, certificate: _Optional[bytes] = ..., value: _Optional[bytes] = ...) -> None: ...
+
+class Decision(_message.Message):
+    __slots__ = ("contract_sha256", "signature", "refused")
+    CONTRACT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    contract_sha256: bytes
+    signature: Signature
+    refused: str
+    def __init__(self, contract_sha256: _Optional[bytes] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ..., refused: _Optional[str] = ...) -> None: ...
+
+class LedgerHead(_message.Message):
+    __slots__ = ("ledger", "position", "sha256")
+    LEDGER_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    ledger: bytes
+    position: int
+    sha256: bytes
+    def __init__(self, ledger: _Optional[bytes] = ..., position: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+
+class Countersigned(_message.Message):
+    __slots__ = ("head", "at", "signature")
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    head: LedgerHead
+    at: float
+    signature: Signature
+    def __init__(self, head: _Optional[_Union[LedgerHead, _Mapping]] = ..., at: _Optional[float] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ...) -> None: ...
 
 class Begin(_message.Message):
     __slots__ = ("message_id", "reply_to_message_id", "envelope_bytes", "array_bytes", "sha256", "offset", "reply")

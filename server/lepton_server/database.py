@@ -15,7 +15,8 @@ from typing import Any
 
 from lepton_fl.errors import LeptonError
 
-_VERSION = 2
+_VERSION = 3
+_OLDEST = 2  # that is brought up to date here
 _APPLICATION = 0x4C455054  # "LEPT": whose SQLite file this is
 _SCHEMA = """
 CREATE TABLE institutions (
@@ -76,6 +77,33 @@ CREATE TABLE replies (
     accepted_at TEXT NOT NULL
 ) STRICT;
 """
+_ADDED_IN_3 = """
+CREATE TABLE contracts (
+    run_id INTEGER PRIMARY KEY REFERENCES runs (run_id),
+    contract BLOB NOT NULL,
+    certificate BLOB NOT NULL,
+    signature BLOB NOT NULL
+) STRICT;
+CREATE TABLE decisions (
+    run_id INTEGER NOT NULL REFERENCES contracts (run_id),
+    institution TEXT NOT NULL REFERENCES institutions (name),
+    at TEXT NOT NULL,
+    refused TEXT,
+    certificate BLOB,
+    signature BLOB,
+    PRIMARY KEY (run_id, institution),
+    CHECK ((refused IS NULL) = (signature IS NOT NULL))
+) STRICT;
+CREATE TABLE ledger_heads (
+    institution TEXT PRIMARY KEY REFERENCES institutions (name),
+    ledger BLOB NOT NULL CHECK (length(ledger) = 32),
+    position INTEGER NOT NULL CHECK (position > 0),
+    sha256 BLOB NOT NULL CHECK (length(sha256) = 32),
+    at REAL NOT NULL,
+    certificate BLOB NOT NULL,
+    signature BLOB NOT NULL
+) STRICT;
+"""
 
 
 class StoreError(LeptonError):
@@ -108,7 +136,7 @@ class Database:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         (application,) = self._db.execute("PRAGMA application_id").fetchone()
         self._db.execute("COMMIT")
-        if tables and (version, application) != (_VERSION, _APPLICATION):
+        if tables and not (_OLDEST <= version <= _VERSION and application == _APPLICATION):
             self._db.close()
             raise StoreError(
                 f"{path} was written by another release or program; nothing was changed; use another --home"
@@ -128,11 +156,13 @@ class Database:
 
     def _create(self) -> None:
         with self.transaction():
-            if self._db.execute("PRAGMA user_version").fetchone() == (0,):
-                for statement in filter(str.strip, _SCHEMA.split(";")):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
-                self._db.execute(f"PRAGMA user_version = {_VERSION}")
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version == _VERSION:
+                return
+            for statement in filter(str.strip, f"{'' if version else _SCHEMA}{_ADDED_IN_3}".split(";")):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
+            self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def close(self) -> None:
         """Release the file."""

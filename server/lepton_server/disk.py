@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
+from lepton_server.agreements import Agreements
 from lepton_server.presence import Presence
 from lepton_server.store import Store
 
@@ -20,6 +22,12 @@ class Records:
 
     store: Store
     presence: Presence
+    agreements: Agreements
+
+    @classmethod
+    def of(cls, database: Path) -> Records:
+        """Connections to this file."""
+        return cls(Store(database), Presence(database), Agreements(database))
 
 
 class Disk:
@@ -52,3 +60,4 @@ class Disk:
         if self._records is not None:
             self._records.store.close()
             self._records.presence.close()
+            self._records.agreements.close()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from lepton_fl.errors import LeptonError
 from lepton_fl.federation.codec import encode
@@ -19,13 +20,20 @@ class QuorumLost(LeptonError):
     exit_code = 10
 
 
+@dataclass(frozen=True)
+class Least:
+    """Below which numbers a round does not begin."""
+
+    connected: int  # members
+    asked: int  # that the contract promises
+
+
 class HubGrid(Grid):
     """Flower's Grid over the hub."""
 
-    def __init__(self, hub: Hub, run_id: int, members: Mapping[int, str], least: int) -> None:
+    def __init__(self, hub: Hub, run_id: int, members: Mapping[int, str], least: Least) -> None:
         """Args:
         members: who can be asked in the open round, node id to institution.
-        least: connected members, without which a round does not begin.
         """
         self._hub, self._members, self._least = hub, members, least
         self._run = enter_run(run_id)
@@ -67,10 +75,16 @@ class HubGrid(Grid):
         """The answers of one round: all, or those that came before the round's end.
 
         Raises:
-            QuorumLost: too few institutions are connected, and none came back in time.
+            QuorumLost: too few institutions are connected, and none came back in time; or fewer are left than the
+                contract promises.
         """
         self._wait_for_quorum()
         asked = list(messages)
+        if 0 < len(asked) < self._least.asked:
+            raise QuorumLost(
+                f"{len(asked)} institutions are left to ask, and the contract promises at least {self._least.asked}; "
+                "the rounds before are safe; begin a new run with another least_cohort"
+            )
         owing, waiting = self._hub.owing, set(self.push_messages(asked))
         answers: list[Message] = []
         end = time.monotonic() + min(self._hub.limits.round_s, timeout or self._hub.limits.round_s)
@@ -99,7 +113,30 @@ class HubGrid(Grid):
         ]
 
     def _wait_for_quorum(self) -> None:
-        wait_for_members(self._hub, lambda: len(self._members.keys() & self._hub.sessions.keys()) >= self._least)
+        wait_for_members(
+            self._hub, lambda: len(self._members.keys() & self._hub.sessions.keys()) >= self._least.connected
+        )
+
+
+def wait_for_decisions(hub: Hub, institutions: Sequence[str], least: int) -> None:
+    """Until every institution that is here accepted or refused the contract, or the quorum's limit has passed.
+
+    Raises:
+        QuorumLost: fewer than `least` accepted it.
+    """
+    changed = hub.owing.changed
+    end = time.monotonic() + hub.limits.quorum_s
+    with changed:
+        while hub.undecided(institutions) and time.monotonic() < end:
+            hub.owing.raise_problem()
+            changed.wait(max(0.0, min(1.0, end - time.monotonic())))
+        accepted, refused = sorted(hub.consent.accepted), dict(hub.consent.refused)
+    if len(accepted) < least:
+        why = "; ".join(f"{name} refused: {clause}" for name, clause in sorted(refused.items())) or "nobody refused it"
+        raise QuorumLost(
+            f"{len(accepted)} of {len(institutions)} institutions accepted the contract, and {least} are needed "
+            f"({why}); nothing was trained; agree on other settings, then give them with abandon=true"
+        )
 
 
 def wait_for_members(hub: Hub, enough: Callable[[], bool], patience_s: float | None = None) -> None:

@@ -14,6 +14,7 @@ from lepton_fl.errors import ConfigError
 from lepton_fl.files import replace_file
 from lepton_fl.link import certificates
 from lepton_fl.link.certificates import Authority, read_key, to_pem, write_key
+from lepton_fl.link.signature import Signer, signer
 
 DEFAULT = Path("~/.lepton/server")
 
@@ -53,11 +54,24 @@ class Home:
         """The CA with its key."""
         return Authority(read_key(self.path / "ca" / "ca.key"), _certificate(self.path / "ca" / "ca.pem"))
 
+    def signer(self, now: datetime) -> Signer:
+        """The key that contracts and ledger heads are signed with; made at the first use, renewed before it ends."""
+        key_path, pem_path = self.path / "operator.key", self.path / "operator.pem"
+        if pem_path.exists() and not _is_ending(_certificate(pem_path), now):
+            here = signer(key_path, pem_path)
+            if certificates.key_hash(here.key.public_key()) == certificates.key_hash(here.certificate.public_key()):
+                return here
+            # A crash came between the two files below.
+        key = certificates.new_key()
+        write_key(key_path, key)
+        replace_file(pem_path, to_pem(certificates.sign_operator(self.authority(), key.public_key(), now)))
+        return signer(key_path, pem_path)
+
     def server_credentials(self, now: datetime) -> tuple[bytes, bytes]:
         """Key and certificate chain in PEM; a certificate with less than a third of its life left is made anew."""
         key_path, pem_path = self.path / "server.key", self.path / "server.pem"
         authority = self.authority()
-        if _certificate(pem_path).not_valid_after_utc - now < timedelta(days=certificates.SERVER_DAYS / 3):
+        if _is_ending(_certificate(pem_path), now):
             key = certificates.new_key()
             signed = certificates.sign_server(authority, key.public_key(), list(self.addresses.hosts), now)
             write_key(key_path, key)
@@ -109,6 +123,10 @@ def open_home(path: Path) -> Home:
             f"{path} is not a server's home; nothing was changed; make one with lepton-server init"
         ) from error
     return Home(path, addresses)
+
+
+def _is_ending(certificate: x509.Certificate, now: datetime) -> bool:
+    return certificate.not_valid_after_utc - now < timedelta(days=certificates.SERVER_DAYS / 3)
 
 
 def _certificate(path: Path) -> x509.Certificate:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from lepton_fl.flower import Message
 from lepton_fl.link import frames
 from lepton_fl.link.certificates import key_hash
 from lepton_fl.link.frames import BadFrame, Parts
+from lepton_fl.link.ledger_head import from_wire
 from lepton_fl.v1.federation_pb2 import (
     Begin,
     ClientFrame,
@@ -33,10 +34,13 @@ from lepton_fl.v1.federation_pb2 import (
     RenewReply,
     RenewRequest,
     ServerFrame,
+    Signature,
     Welcome,
 )
 from lepton_fl.v1.federation_pb2_grpc import FederationServicer
 from lepton_server import supervision
+from lepton_server.agreements import Offered
+from lepton_server.consent import Consent, Office
 from lepton_server.disk import Disk, Records
 from lepton_server.intake import Intake
 from lepton_server.journal import Inbox
@@ -65,8 +69,7 @@ class RunTerms:
     """What every institution of a run is told, and where its replies are kept."""
 
     run_id: int
-    terms: str  # JSON
-    institutions: int  # the public number that sets a private step's divisor
+    offered: Offered  # the contract, signed
     reply_bytes: int  # the most a reply's arrays can have
     open_inbox: Callable[[], Inbox]
 
@@ -74,7 +77,7 @@ class RunTerms:
 class Hub(FederationServicer):
     """Every stream, and what is owed on it."""
 
-    def __init__(self, open_records: Callable[[], Records], limits: Limits, renewal: Renewal) -> None:
+    def __init__(self, open_records: Callable[[], Records], limits: Limits, renewal: Renewal, office: Office) -> None:
         self.limits = limits
         self.owing = Owing(limits.grace_s)
         self.sessions: dict[int, Session] = {}  # changed in the event loop, with owing.changed held
@@ -85,12 +88,14 @@ class Hub(FederationServicer):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._disk = Disk(open_records)
         self._intake = Intake(self.owing, self._disk)
+        self.consent = Consent(self.owing, self._disk, office)
         self._known: dict[int, str] = {}  # who was connected since this process began
 
     # -- called from the strategy's thread
 
     def begin_run(self, run: RunTerms) -> None:
-        """Tell every connected institution of the run, and each one that connects later."""
+        """Offer every connected institution the run's contract, and each one that connects later."""
+        self.consent.begin_run(run.run_id, run.offered)
         self._intake.begin_run(self._disk.wait(lambda _: run.open_inbox()), run.reply_bytes)
         with self.owing.changed:
             self._run = run
@@ -99,9 +104,20 @@ class Hub(FederationServicer):
             self._post(session, self._welcome(session, run))
 
     def present(self) -> dict[int, str]:
-        """Who can be asked: connected, or away for no longer than the grace; node id to institution."""
+        """Who can be asked: accepted the contract, and connected or away for no longer than the grace.
+
+        Returns:
+            Node id to institution.
+        """
         with self.owing.changed:
-            return {node_id: name for node_id, name in self._known.items() if not self.owing.is_away(node_id)}
+            here = {node_id: name for node_id, name in self._known.items() if not self.owing.is_away(node_id)}
+            return {node_id: name for node_id, name in here.items() if name in self.consent.accepted}
+
+    def undecided(self, institutions: Collection[str]) -> set[str]:
+        """Which of these have the contract before them, and have not said yet."""
+        with self.owing.changed:
+            here = {name for node_id, name in self._known.items() if not self.owing.is_away(node_id)}
+            return (here & {*institutions}) - self.consent.accepted - self.consent.refused.keys()
 
     def push(self, message: Message, parts: Parts) -> str:
         """Owe an institution this message; it goes out now or when the institution is back.
@@ -157,6 +173,7 @@ class Hub(FederationServicer):
         """Serve one institution until it leaves, falls silent, is replaced by a newer stream, or is revoked."""
         session = await self._admitted(request_iterator, context)
         name = session.member.name
+        session.post(await self.consent.last_seen(name))
         self._enter(session)
         try:
             await self._noted(lambda presence: presence.connected(name, self._now()))
@@ -272,8 +289,8 @@ class Hub(FederationServicer):
                 node_id=session.member.node_id,
                 run_id=run.run_id,
                 institution=session.member.name,
-                terms=run.terms,
-                institutions=run.institutions,
+                contract=run.offered.content,
+                signature=Signature(certificate=run.offered.signed.certificate, value=run.offered.signed.value),
             )
         )
 
@@ -298,6 +315,12 @@ class Hub(FederationServicer):
                 self._intake.announced(session, frame.begin)
             elif kind == "chunk":
                 await self._intake.grown(session, frame.chunk.data)
+            elif kind == "decision":
+                await self.consent.decided(session, frame.decision)
+            elif kind == "ledger_head":
+                countersigned = await self.consent.seen(session, from_wire(frame.ledger_head))
+                if countersigned is not None:
+                    session.post(countersigned)
             elif kind != "heartbeat":
                 raise BadFrame("a frame of this kind may not come now")
 

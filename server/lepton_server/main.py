@@ -10,7 +10,7 @@ from lepton_fl.config import App, run_app
 from lepton_fl.errors import exit_on_error
 
 if TYPE_CHECKING:
-    from lepton_server.run import ServerConfig
+    from lepton_server.settings import ServerConfig
 
 HELP = """\
 lepton-server: an operator's side of a federation.
@@ -53,6 +53,7 @@ abandon=true        give up an unfinished run that was asked for with other sett
 seed=N              reproducible, and therefore labelled not private; null: private
 output=DIR          result.json, rounds.jsonl, model.safetensors, learning_curve.png
 log=text|json       lines for people, or one JSON object a line
+plugins=[MODULE]    models, tasks and strategies of one's own, installed here; docs/policy.md
 metrics_port=N      figures for Prometheus on http://127.0.0.1:N/metrics
 """
 
@@ -95,7 +96,7 @@ def _plain_verb(arguments: list[str]) -> None:
 
 
 def _schema() -> type[ServerConfig]:
-    from lepton_server.run import ServerConfig
+    from lepton_server.settings import ServerConfig
 
     return ServerConfig
 
@@ -107,6 +108,6 @@ def _run(config: ServerConfig) -> None:
 
 
 def _register() -> None:
-    from lepton_server.run import register_schemas
+    from lepton_server.settings import register_schemas
 
     register_schemas()

@@ -8,62 +8,39 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from lepton_fl.config import name_of
 from lepton_fl.errors import ConfigError, LeptonError, Stopped, TrainingFailed
 from lepton_fl.federation.arrays import template_of
-from lepton_fl.federation.terms import RunConfig, register_run, to_json
+from lepton_fl.federation.contract import Contract, from_bytes, offer, to_bytes
 from lepton_fl.files import only_process
-from lepton_fl.link.certificates import to_pem
+from lepton_fl.link import signature
+from lepton_fl.link.certificates import key_hash, to_pem
 from lepton_fl.logs import set_up
-from lepton_fl.prometheus import check_port, served
+from lepton_fl.prometheus import served
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.terminal import VOICES, Voice
-from lepton_fl.run import Carrier, Names, Prepared, conduct, prepare
+from lepton_fl.run import Carrier, Names, Prepared, among, conduct, prepare
+from lepton_server.agreements import Agreements, Offered
+from lepton_server.consent import Office
 from lepton_server.disk import Records
 from lepton_server.enrolment import Enrolment
-from lepton_server.grid import HubGrid, wait_for_members
+from lepton_server.grid import HubGrid, Least, wait_for_decisions, wait_for_members
 from lepton_server.home import Home, find, open_home
 from lepton_server.hub import Hub, Limits, RunTerms
 from lepton_server.journal import Inbox, Place, Reached, RunJournal
 from lepton_server.metrics import Watch
-from lepton_server.presence import Presence
 from lepton_server.renewal import Renewal
 from lepton_server.runs import Asked, Runs, StoredRun
 from lepton_server.serving import Endpoint, Serving
-from lepton_server.settings import of_run, refuse_other_settings
+from lepton_server.settings import ServerConfig, of_run, refuse_other_settings
 from lepton_server.stopping import stopped_by_sigterm
 from lepton_server.store import Store
 
 _log = logging.getLogger(__name__)
 _HEADER_BYTES = 4096  # of one array in a reply, besides its values
-
-
-@dataclass
-class ServerConfig(RunConfig):
-    """Every setting of `lepton-server run`; `conf/server.yaml` holds the values."""
-
-    home: str | None  # null: LEPTON_HOME, else ~/.lepton/server
-    abandon: bool  # true: give up an unfinished run that was asked for with other settings
-    quorum_s: float  # wait so long for the institutions
-    round_s: float  # and so long for the answers of a round
-    grace_s: float  # an institution that loses its connection may come back within this time
-    metrics_port: int | None  # for Prometheus, on 127.0.0.1; null: none
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("quorum_s", "round_s", "grace_s"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be a positive number of seconds, got {getattr(self, name)}")
-        check_port(self.metrics_port)
-
-
-def register_schemas() -> None:
-    """Store every dataclass that a YAML of `lepton-server run` starts from."""
-    register_run("server", ServerConfig)
 
 
 def _nothing(point: str) -> None:
@@ -80,7 +57,8 @@ def run(config: ServerConfig, reached: Reached = _nothing) -> None:
     home, voice = open_home(find(config.home)), VOICES[config.log]()
     limits = Limits(config.quorum_s, config.round_s, config.grace_s)
     with only_process(home.lock):
-        hub = Hub(lambda: _records(home), limits, Renewal(lambda: Store(home.database), home.authority(), _now))
+        renewal = Renewal(lambda: Store(home.database), home.authority(), _now)
+        hub = Hub(lambda: _records(home), limits, renewal, _office(home))
         with served(config.metrics_port, Watch(hub, voice).figures):
             _serve(home, hub, lambda: _train(config, home, hub, (voice, reached)))
 
@@ -120,22 +98,30 @@ def _train(config: ServerConfig, home: Home, hub: Hub, watchers: tuple[Voice, Re
     stored = unfinished or runs.begin(Asked(settings, str(_output(config, home)), institutions, config.rounds), _now())
     place = Place(stored.run_id, home.checkpoints / str(stored.run_id), reached)
     reached("run begun")
-    hub.begin_run(_terms(config, prepared, place, home))
-    if unfinished is not None:
-        wait_for_members(hub, lambda: set(institutions) <= set(hub.present().values()), config.grace_s)
-    _conduct(prepared, hub, (runs, stored, place), voice)
+    run = _terms(config, prepared, place, home)
+    contract = from_bytes(run.offered.content)
+    hub.begin_run(run)
+    if unfinished is None:
+        least = max(contract.least_cohort, prepared.terms.strategy.least_replies)
+        wait_for_decisions(hub, institutions, least)
+    else:
+        agreed = hub.consent.accepted & set(institutions)
+        wait_for_members(hub, lambda: agreed <= set(hub.present().values()), config.grace_s)
+    _conduct(prepared, hub, (runs, stored, place), (voice, contract))
 
 
-def _conduct(prepared: Prepared, hub: Hub, kept: tuple[Runs, StoredRun, Place], voice: Voice) -> None:
+def _conduct(prepared: Prepared, hub: Hub, kept: tuple[Runs, StoredRun, Place], told: tuple[Voice, Contract]) -> None:
     """Run the rounds; afterwards the run has its results, or an error that says why it can be continued or not."""
-    runs, stored, place = kept
+    (runs, stored, place), (voice, contract) = kept, told
     folder = Folder(Path(stored.asked.output))
-    began_with = runs.node_ids(stored.asked.institutions)
+    began_with = runs.node_ids(tuple(hub.consent.accepted & {*stored.asked.institutions}))
+    prepared = among(prepared, len(began_with))
     randomness = prepared.program.randomness
     journal = RunJournal(runs, place, randomness, lambda: began_with | hub.present())
-    grid = HubGrid(hub, stored.run_id, journal.members, prepared.terms.strategy.least_replies)
+    least = Least(prepared.terms.strategy.least_replies, contract.least_cohort)
+    grid = HubGrid(hub, stored.run_id, journal.members, least)
     try:
-        outcome = conduct(prepared, Carrier(grid, journal.members, journal), (folder, voice))
+        outcome = conduct(prepared, Carrier(grid, journal.members, journal, contract), (folder, voice))
     except TrainingFailed as error:
         # Deterministic: the same command would fail again in the same place.
         journal.ended(error)
@@ -195,11 +181,39 @@ def _terms(config: ServerConfig, prepared: Prepared, place: Place, home: Home) -
     reply_bytes = 4 * prepared.facts.parameters + _HEADER_BYTES * len(template)
     return RunTerms(
         run_id=place.run_id,
-        terms=to_json(config),
-        institutions=len(prepared.facts.institutions),
+        offered=_offered(config, prepared, place.run_id, home),
         reply_bytes=reply_bytes,
         open_inbox=lambda: Inbox(Runs(home.database), place),
     )
+
+
+def _offered(config: ServerConfig, prepared: Prepared, run_id: int, home: Home) -> Offered:
+    """The run's contract, signed: the one it began with, if it goes on after a crash."""
+    agreements = Agreements(home.database)
+    try:
+        known = agreements.offered(run_id)
+        if known is not None:
+            return known
+        institutions = prepared.facts.institutions
+        cohort_size = prepared.federation.cohort_size
+        least = min(2, cohort_size) if config.least_cohort is None else config.least_cohort
+        if least > cohort_size:
+            raise ConfigError(
+                f"least_cohort {least} is more than the {cohort_size} asked in a round; nothing was trained"
+            )
+        federation = key_hash(home.authority().certificate.public_key()).hex()
+        contract = offer(config, run_id, federation, (institutions, least), config.purpose)
+        content = to_bytes(contract)
+        from_bytes(content)  # what no institution could read is refused here
+        made = Offered(content, home.signer(_now()).sign(signature.CONTRACT, content))
+        agreements.offer(run_id, made)
+        return made
+    finally:
+        agreements.close()
+
+
+def _office(home: Home) -> Office:
+    return Office(home.signer(_now()), home.authority().certificate, _now)
 
 
 def _output(config: ServerConfig, home: Home) -> Path:
@@ -210,7 +224,7 @@ def _output(config: ServerConfig, home: Home) -> Path:
 
 
 def _records(home: Home) -> Records:
-    records = Records(Store(home.database), Presence(home.database))
+    records = Records.of(home.database)
     records.presence.nobody(_now())
     return records
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from types import TracebackType
 
 from lepton_server import home as server_home
+from lepton_server.agreements import Offered
+from lepton_server.consent import Office
 from lepton_server.disk import Records
 from lepton_server.enrolment import Enrolment, enrol
-from lepton_server.grid import HubGrid
+from lepton_server.grid import HubGrid, Least
 from lepton_server.hub import Hub, Limits, RunTerms
 from lepton_server.journal import Inbox, Place
-from lepton_server.presence import Presence
 from lepton_server.renewal import Renewal
 from lepton_server.runs import Asked, Runs
 from lepton_server.serving import Endpoint, Serving
@@ -28,6 +29,7 @@ from peers import WAIT_S, Member, Peer, reply_parts
 from lepton_fl.flower import ConfigRecord, Message, RecordDict
 from lepton_fl.link import certificates, invitation
 from lepton_fl.link.certificates import Authority, to_pem, write_key
+from lepton_fl.link.signature import Signed
 from lepton_fl.v1.enrolment_pb2 import EnrollRequest
 
 REPLY_BYTES = 32 << 20
@@ -37,6 +39,11 @@ def free_port() -> int:
     """A port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
+
+
+def office_of(home: server_home.Home) -> Office:
+    """What this operator signs and checks with."""
+    return Office(home.signer(_now()), home.authority().certificate, _now)
 
 
 class Operator:
@@ -60,7 +67,7 @@ class Operator:
 
     def records(self) -> Records:
         """What a hub keeps open; it closes both."""
-        return Records(self.store(), Presence(self.home.database))
+        return Records.of(self.home.database)
 
     def admit(self, name: str, when: datetime | None = None, signer: Authority | None = None) -> Member:
         """An enrolled member; with a `signer`, one whose certificate came from elsewhere."""
@@ -97,7 +104,12 @@ class Federation:
     def __init__(self, operator: Operator, limits: Limits | None = None) -> None:
         self.operator = operator
         renewal = Renewal(operator.store, operator.authority, _now)
-        self.hub = Hub(operator.records, limits or Limits(quorum_s=30.0, round_s=30.0, grace_s=30.0), renewal)
+        self.hub = Hub(
+            operator.records,
+            limits or Limits(quorum_s=30.0, round_s=30.0, grace_s=30.0),
+            renewal,
+            office_of(operator.home),
+        )
         enrolment = Enrolment(operator.store, operator.authority, [], _now)
         home = operator.home
         self._serving = Serving(
@@ -127,8 +139,10 @@ class Federation:
         run_id = runs.begin(Asked("{}", "", tuple(names), planned=1), _now()).run_id
         runs.close()
         place = Place(run_id, home.checkpoints / str(run_id), lambda point: None)
-        terms = RunTerms(run_id, "{}", len(members), reply_bytes, lambda: Inbox(Runs(home.database), place))
-        self.grid = HubGrid(self.hub, run_id, {member.node_id: member.name for member in members}, least=1)
+        terms = RunTerms(
+            run_id, Offered(b"{}", Signed(b"", b"")), reply_bytes, lambda: Inbox(Runs(home.database), place)
+        )
+        self.grid = HubGrid(self.hub, run_id, {member.node_id: member.name for member in members}, Least(1, 1))
         self.hub.begin_run(terms)
 
     def ask(self, member: Member | Institution, size: int = 0) -> str:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 import grpc
+from federations import policy_text
 from lepton_client.home import Home as ClientHome
 from lepton_client.home import save
 
@@ -50,6 +51,7 @@ class Member:
         made = ClientHome(path, self.name, tuple(f"127.0.0.1:{port}" for port in ports))
         save(made, self.ca, self.certificate)
         write_secret(made.key, self.key)
+        (path / "policy.yaml").write_text(policy_text())
         return made
 
 
@@ -183,10 +185,11 @@ class Peer:
 
 
 def joined(member: Member, port: int) -> Peer:
-    """A member's stream after its hello, and after the first frame from the server."""
+    """A member's stream after its hello, and after the server said where it saw the ledger last, and its greeting."""
     peer = Peer(member, port, hello())
-    first = peer.receive()
-    assert isinstance(first, ServerFrame), first
+    for _ in range(2):
+        first = peer.receive()
+        assert isinstance(first, ServerFrame), first
     return peer
 
 

@@ -9,12 +9,13 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import grpc
+from federations import policy_text
 from lepton_client import home as client_home
 from lepton_server import home as server_home
+from lepton_server.consent import Office
 from lepton_server.disk import Records
 from lepton_server.enrolment import enrol
 from lepton_server.hub import Hub, Limits
-from lepton_server.presence import Presence
 from lepton_server.renewal import Renewal
 from lepton_server.store import Store
 
@@ -49,7 +50,8 @@ class Operator:
         self.home = server_home.init(path, "cardiology", server_home.Addresses(tuple(hosts), 7444, 0), start)
         self.authority = self.home.authority()
         renewal = Renewal(self.open_store, self.authority, self.now)
-        self.hub = Recording(self.open_records, Limits(30.0, 30.0, 30.0), renewal)
+        office = Office(self.home.signer(start), self.authority.certificate, self.now)
+        self.hub = Recording(self.open_records, Limits(30.0, 30.0, 30.0), renewal, office)
         self._pair = self.home.server_credentials(start)
         self._servers = []
         self.port = self.serve(self.hub)
@@ -61,7 +63,7 @@ class Operator:
         return Store(self.home.database)
 
     def open_records(self):
-        return Records(Store(self.home.database), Presence(self.home.database))
+        return Records.of(self.home.database)
 
     def rows(self, query):
         """What an operator's own SQLite sees in the file."""
@@ -114,6 +116,7 @@ class Operator:
         path.mkdir()
         certificates.write_key(home.key, key)
         client_home.save(home, to_pem(self.authority.certificate), certificate)
+        (path / "policy.yaml").write_text(policy_text())
         return home
 
 

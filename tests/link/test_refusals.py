@@ -17,8 +17,10 @@ import grpc
 import pytest
 import torch
 from lepton_client.agent import Agent, Own
+from lepton_client.considering import Position
 from lepton_client.home import Home
-from lepton_client.limits import Limits
+from lepton_client.ledger import Ledger
+from lepton_client.policy import read
 from lepton_client.run import _connect, _news
 from line import Line
 from operators import Federation, Operator, World, free_port
@@ -35,9 +37,10 @@ pytestmark = pytest.mark.usefixtures("nothing_is_lost")
 
 def sentence(home: Home) -> str:
     """What the person at `lepton-client run` reads about one connection."""
-    limits = Limits(epsilon=1.0, delta=1e-5, not_private=False, exact_counts=False, holdout_share=0.5)
-    agent = Agent(home, Own(DataSource(None, None), limits, torch.device("cpu")), lambda point: None)
     try:
+        ledger = Ledger.open(home.path / "ledger", lambda: datetime.now(UTC))
+        position = Position(read(home.path / "policy.yaml"), {}, ledger, torch.device("cpu"))
+        agent = Agent(home, Own(DataSource(None, None), position, ledger), lambda point: None)
         ended = _connect(agent, home, home.addresses[0])
     except LeptonError as error:
         return f"error: {error}"

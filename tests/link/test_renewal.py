@@ -17,6 +17,7 @@ import pytest
 from cryptography import x509
 from lepton_client import renewal
 from lepton_client.enrolment import EnrolmentFailed, enroll
+from lepton_client.ledger import Ledger
 from lepton_client.renewal import Pace, RenewalFailed, is_due, kept_renewed
 from lepton_client.standing import Standing
 from lepton_client.stream import Ended, Stream, Take
@@ -58,7 +59,8 @@ def connected(operator, home, channel):
     """A stream that the hub has taken in, and the hub's side of it."""
     before = len(operator.hub.shown)
     node_id = operator.with_store(lambda store: store.member(identity(home))).node_id
-    stream = Stream(channel, Hello(protocol=PROTOCOL), Take(1 << 20), Standing(home.path))
+    standing = Standing(home.path, Ledger.open(home.path / "ledger", now))
+    stream = Stream(channel, Hello(protocol=PROTOCOL), Take(1 << 20), standing)
     until(lambda: len(operator.hub.shown) > before and node_id in operator.hub.sessions)
     return stream, operator.hub.sessions[node_id]
 
@@ -114,6 +116,7 @@ def test_a_renewed_certificate_lasts_thirty_days_more_for_the_same_key_and_name(
         "institution.pem",
         "ca.pem",
         "client.json",
+        "policy.yaml",
     }
 
 

@@ -110,6 +110,8 @@ def test_there_is_one_line_for_each_round(finished: tuple[Outcome, Path]) -> Non
             "skipped",
             "metrics",
             "private",
+            "unit",
+            "neighbouring_relation",
             "epsilon",
             "epsilon_without_seed",
             "seconds",

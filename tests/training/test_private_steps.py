@@ -224,11 +224,11 @@ class Interrupted(OpacusClippedSum):
         super().__init__()
         self.calls = 0
 
-    def add(self, batch: Examples, clipping_norm: float, out: Tensor) -> None:
+    def add(self, batch: Examples, clipping_norm: float, out: Tensor, owners: Tensor | None = None) -> None:
         self.calls += 1
         if self.calls == 2:
             raise RuntimeError("out of memory")
-        super().add(batch, clipping_norm, out)
+        super().add(batch, clipping_norm, out, owners)
 
 
 def test_an_abandoned_step_leaves_nothing_behind() -> None:
