@@ -1,0 +1,33 @@
+"""Every unit over the network: the very model of a simulation, and the promise said where the institution reads it."""
+
+from __future__ import annotations
+
+import pytest
+from federations import HOSPITALS, PATIENCE_S, PUBLIC, Federation
+
+PAIR = HOSPITALS[:2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", ["patient", "institution"])
+def test_a_unit_trains_over_the_network_the_very_model_of_a_simulation(unit: str, federation: Federation) -> None:
+    settings = ["rounds=3", "seed=1", f"privacy={unit}"]
+    server = federation.gather(PAIR, *settings, "output=out")
+    for hospital in PAIR:
+        federation.client(hospital, *PUBLIC)
+    assert server.wait(PATIENCE_S) == 0, (federation.folder / "server.log").read_text()
+    result = federation.result()
+    assert result["unit"] == unit
+    assert result["model_sha256"] == federation.simulated(PAIR, *settings)
+
+
+def test_an_institution_with_limits_of_its_own_joins_a_run_per_patient_after_its_self_test(
+    federation: Federation,
+) -> None:
+    server = federation.gather(PAIR[:1], "rounds=2", "privacy=patient", "output=out")
+    federation.client(PAIR[0])
+    assert server.wait(PATIENCE_S) == 0, (federation.folder / "server.log").read_text()
+    assert "per patient, epsilon 1 at delta 0.0001" in (federation.folder / f"{PAIR[0]}.log").read_text()
+    result = federation.result()
+    assert result["private"]
+    assert result["neighbouring_relation"] == "add or remove one patient with all of their records"
