@@ -20,6 +20,7 @@ from lepton_fl.training.device import device_of
 from lepton_fl.training.examples import Examples, per_record_loss
 
 _BLOCK = 1 << 18  # numbers taken to float64 at once: memory stays that of the gradients, and a block in the cache
+_LARGEST_SHARE = 100.0  # times the clipping norm: what one record counts with among several of its owner, at most
 _LARGEST_NORM = 1e18  # times the clipping norm; a record beyond is broken
 
 
@@ -37,7 +38,8 @@ class ClippedSum(Protocol):
             clipping_norm: L2 over all parameters as one vector.
             out: float64 [d], parameters in the model's order, flattened and joined.
             owners: int64 [n], whose record each is, 0..owners-1; then it is the mean of an owner's gradients that is
-                scaled and added, once for each owner. None: every record is an owner of its own.
+                scaled and added, once for each owner; a gradient beyond 100 times `clipping_norm` counts in a mean as
+                one of that norm. None: every record is an owner of its own.
 
         A record whose gradient is not finite adds nothing, and neither does its owner.
         """
@@ -102,7 +104,9 @@ class OpacusClippedSum:
                 warnings.filterwarnings("ignore", message="Full backward hook is firing")
                 per_record_loss(self._model(batch.features), batch.labels).sum().backward()
             gradients = [self._gradient_of(name, p) for name, p in self._trained()]
-            _add_clipped(gradients if owners is None else _averaged(gradients, owners), clipping_norm, out)
+            if owners is not None:
+                gradients = _averaged(gradients, owners, clipping_norm)
+            _add_clipped(gradients, clipping_norm, out)
         finally:
             # An exception must leave nothing that a later step would release beside its own draw.
             self._forget()
@@ -133,20 +137,31 @@ class OpacusClippedSum:
                 del module.activations
 
 
-def _averaged(gradients: list[Tensor], owners: Tensor) -> list[Tensor]:
+def _averaged(gradients: list[Tensor], owners: Tensor, clipping_norm: float) -> list[Tensor]:
     """The mean of each owner's rows, float32 [owners, size] per parameter.
 
     Rows of different owners never meet, so one that is not finite spoils its own owner's mean alone. (A product with
-    a matrix of shares would not do: 0 * NaN is NaN.)
+    a matrix of shares would not do: 0 * NaN is NaN.) Gradients of any size that cancel one another would leave a mean
+    made of their rounding, which depends on who else is in the batch: hence the bound on each of several.
     """
     owners = owners.to(gradients[0].device)
-    counts = torch.bincount(owners)[:, None]
+    counts = torch.bincount(owners)
+    most = _LARGEST_SHARE * clipping_norm
+    shares = torch.where(counts[owners] > 1, most / _norms(gradients).clamp(min=most), 1.0)
+    shares = shares.to(gradients[0].dtype)[:, None]
     return [
         torch.zeros(len(counts), gradient.shape[1], dtype=gradient.dtype, device=gradient.device)
-        .index_add_(0, owners, gradient)
-        .div_(counts)
+        .index_add_(0, owners, gradient * shares)
+        .div_(counts[:, None])
         for gradient in gradients
     ]
+
+
+def _norms(gradients: list[Tensor]) -> Tensor:
+    """Of each record's whole gradient, float64 [n]."""
+    parts = [torch.linalg.vector_norm(block, dim=1) for g in gradients for _, block in _in_float64(g)]
+    norms: Tensor = torch.stack(parts).norm(dim=0)
+    return norms
 
 
 def _add_clipped(gradients: list[Tensor], clipping_norm: float, out: Tensor) -> None:
@@ -156,9 +171,7 @@ def _add_clipped(gradients: list[Tensor], clipping_norm: float, out: Tensor) -> 
         gradients: one float32 [n, size] per parameter; rows that are not finite are set to zero here,
             since 0 * NaN would still be NaN.
     """
-    norms = torch.stack(
-        [torch.linalg.vector_norm(block, dim=1) for g in gradients for _, block in _in_float64(g)]
-    ).norm(dim=0)
+    norms = _norms(gradients)
     # NaN and infinity fail the comparison; so does a norm whose factor would lose its bits in float32.
     bad = ~(norms < _LARGEST_NORM * clipping_norm)
     if bool(bad.any()):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lepton_fl.privacy.randomness import Randomness
-from lepton_fl.training.clipped_sum import OpacusClippedSum
+from lepton_fl.training.clipped_sum import OpacusClippedSum, _averaged
 from lepton_fl.training.examples import Examples, per_record_loss
 from lepton_fl.training.private import Draws, Mechanism, take_step
 from lepton_fl.training.subjects import drawn_records, drawn_subjects, most_records_of_a_subject
@@ -114,6 +114,12 @@ def test_a_broken_record_costs_its_own_subject_and_nobody_else(poison: float) ->
     rest = clipped_sum(others, torch.tensor([0, 0]), 0.5)
     assert torch.isfinite(found).all()
     assert float((found - rest).norm()) <= 0.5 * (1 + 1e-5)
+
+
+def test_a_huge_gradient_counts_in_a_mean_as_one_of_a_hundred_clipping_norms() -> None:
+    rows = torch.tensor([[3e4, 4e4], [0.0, -60.0], [3e4, 4e4]])
+    (mean,) = _averaged([rows], torch.tensor([0, 0, 1]), 1.0)
+    assert torch.allclose(mean, torch.tensor([[30.0, 10.0], [3e4, 4e4]]))
 
 
 # -- the draw
