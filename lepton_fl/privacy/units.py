@@ -95,7 +95,7 @@ class PatientPrivacy(Budgeted):
 
 @dataclass
 class InstitutionPrivacy(Budgeted):
-    """`privacy=institution`: whether any one institution took part stays hidden from everybody but the operator.
+    """`privacy=institution`: whether one institution's records shaped the models stays hidden, but for the operator.
 
     Every model that leaves the server over the whole run is (epsilon, delta)-differentially private for adding or
     removing one institution with all of its records. Institutions train plainly; the server clips each one's update
