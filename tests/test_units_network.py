@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from federations import HOSPITALS, PATIENCE_S, PUBLIC, Federation
+from federations import HOSPITALS, PATIENCE_S, PUBLIC, Federation, policy_text
 
 PAIR = HOSPITALS[:2]
 
@@ -21,10 +21,10 @@ def test_a_unit_trains_over_the_network_the_very_model_of_a_simulation(unit: str
     assert result["model_sha256"] == federation.simulated(PAIR, *settings)
 
 
-def test_an_institution_with_limits_of_its_own_joins_a_run_per_patient_after_its_self_test(
-    federation: Federation,
-) -> None:
+def test_an_institution_with_a_budget_for_patients_joins_a_run_per_patient(federation: Federation) -> None:
     server = federation.gather(PAIR[:1], "rounds=2", "privacy=patient", "output=out")
+    policy = federation.folder / f"client {PAIR[0]}" / "policy.yaml"
+    policy.write_text(policy_text("budget: {unit: patient, epsilon: 1.0, delta: 1.0e-4}"))
     federation.client(PAIR[0])
     assert server.wait(PATIENCE_S) == 0, (federation.folder / "server.log").read_text()
     assert "per patient, epsilon 1 at delta 0.0001" in (federation.folder / f"{PAIR[0]}.log").read_text()

@@ -36,6 +36,9 @@ usage: lepton-client VERB ...
                             (--file FILE with each: a policy that is not HOME/policy.yaml)
   lepton-client policy hash MODULE
                             the SHA-256 of an installed plug-in's files, for policy.plugins
+  lepton-client review [RUN [--accept | --refuse REASON]] [--json] [--device cpu] [--home DIR]
+                            the contracts put before this institution; RUN: one in full, with its price, and a
+                            person's decision where the policy says by-hand
   lepton-client run data.path=FILE [--home DIR]
                             connect, and train whenever a run asks, until stopped; after a crash or a stop the
                             same command goes on where it was
@@ -88,6 +91,9 @@ def main() -> None:
         if verb == "policy":
             _policy(rest)
             return
+        if verb == "review":
+            _review(rest)
+            return
         if verb not in ("check", "run"):
             raise ConfigError(f"there is no verb {verb[:40]!r}; nothing was done; lepton-client --help lists them")
         sys.argv = [f"{sys.argv[0]} {verb}", *home_as_setting(rest)]
@@ -139,6 +145,12 @@ def _policy(arguments: list[str]) -> None:
     from lepton_client.policy_command import policy
 
     policy(arguments)
+
+
+def _review(arguments: list[str]) -> None:
+    from lepton_client.review import review
+
+    review(arguments)
 
 
 def _check_schema() -> type[CheckConfig]:
