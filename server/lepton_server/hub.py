@@ -236,6 +236,7 @@ class Hub(FederationServicer):
         except DecodeError:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first frame is none")
             raise
+        self.received_bytes += first.ByteSize()
         said = first.hello if first.WhichOneof("frame") == "hello" else Hello()
         if said.protocol != frames.PROTOCOL:
             theirs = said.protocol or "none"

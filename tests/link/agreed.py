@@ -69,6 +69,7 @@ class Institution:
         credentials = grpc.ssl_channel_credentials(ca, key, certificate)
         try:
             with grpc.secure_channel(self.home.addresses[0], credentials) as channel:
+                self.agent.standing.calls(self.home.addresses[0])
                 self.ended.append(self.agent.connect(grpc.intercept_channel(channel, *interceptors)))
         except BaseException as error:
             self.ended.append(error)

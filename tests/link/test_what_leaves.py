@@ -1,0 +1,192 @@
+"""Every byte that leaves is in the ledger before it does, and nothing of the data is among them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from agreed import Institution, Run, arrays_of, begun, institution
+from federations import HEART, PUBLIC_POLICY, call, policy_text
+from line import Line
+from proposals import terms
+from served import until
+
+from lepton_fl.federation.contract import Contract
+from lepton_fl.privacy.units import NoPrivacy
+from lepton_fl.v1.federation_pb2 import ClientFrame
+
+TEXT = "CANARY-5f3c9a71"
+VALUE = 151.73291015625  # a blood pressure that nobody has, exact in float32
+
+
+class Capture(grpc.StreamStreamClientInterceptor):  # type: ignore[misc]
+    """Keeps every frame that goes out, as bytes."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+
+    def intercept_stream_stream(self, continuation: Callable[..., Any], details: Any, requests: Any) -> Any:
+        """See gRPC."""
+        return continuation(details, self._kept(requests))
+
+    def _kept(self, requests: Iterator[ClientFrame]) -> Iterator[ClientFrame]:
+        for frame in requests:
+            self.frames.append(frame.SerializeToString())
+            yield frame
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with begun(tmp_path) as made:
+        yield made
+
+
+def write_canaries(path: Path) -> None:
+    """Cleveland's patients, of whom every one has the canary in the id and a tenth have its value."""
+    with HEART.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["hospital"] == "Cleveland"]
+    for number, row in enumerate(rows):
+        row["record_id"] = f"{TEXT}-{number}"
+        if number % 10 == 0:
+            row["trestbps"] = str(VALUE)
+    with path.open("w") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def elm_of(run: Run, tmp_path: Path, policy: str, port: int | None = None) -> Institution:
+    write_canaries(tmp_path / "data.csv")
+    return institution(run.member, tmp_path / "elm", tmp_path / "data.csv", port or run.operator.port, policy)
+
+
+def rounds(run: Run, contract: Contract, count: int) -> None:
+    """So many whole rounds, each trained and evaluated."""
+    arrays = arrays_of(contract.settings())
+    for round in range(1, count + 1):
+        trained = run.answer(run.ask("train", contract, arrays, {"server-round": round}))
+        assert not trained.has_error(), trained.error
+        arrays = trained.content.array_records["arrays"]
+        run.answer(run.ask("evaluate", contract, arrays, {"server-round": round}))
+
+
+def left(elm: Institution, run: Run) -> list[dict[str, Any]]:
+    """What the privacy officer's command says of this run."""
+    done = call("lepton-client", "ledger", "--left", "--json", "--home", str(elm.home.path), cwd=elm.home.path)
+    assert done.returncode == 0, done.stderr
+    return [row for row in json.loads(done.stdout)["left"] if row["run"] == str(run.run_id)]
+
+
+@pytest.mark.parametrize("privacy", ["record", "none"])
+def test_the_ledger_accounts_for_every_byte_that_the_operator_received(run: Run, tmp_path: Path, privacy: str) -> None:
+    elm = elm_of(run, tmp_path, PUBLIC_POLICY)
+    asked = terms() if privacy == "record" else terms(privacy=NoPrivacy())
+    contract = run.contract(asked)
+    run.offer(contract)
+    elm.connect()
+    until(lambda: "elm" in run.federation.hub.consent.accepted)
+    rounds(run, contract, 3)
+    run.federation.hub.end_run("the test is over")
+    elm.over()
+    hub = run.federation.hub
+    until(lambda: not hub.sessions)
+    rows = left(elm, run)
+    assert sum(row["bytes"] for row in rows) == hub.received_bytes == elm.agent.standing.sent_bytes
+    kinds = [row["kind"] for row in rows if row["kind"] != "connection"]
+    update = "noised-update" if privacy == "record" else "plain-update+record-count"
+    assert kinds == [update, "exact-counts"] * 3
+    for row in rows:
+        if row["kind"] != "connection":
+            assert row["rule"].startswith("policy.may_leave")
+            assert len(row["sha256"]) == 64
+        if row["kind"] == "noised-update":
+            assert 0 < row["epsilon"] < 1
+
+
+def reconnect(elm: Institution) -> None:
+    """A new stream is open; gRPC may say for a moment that there is no way."""
+
+    def is_open() -> bool:
+        if elm.thread is None or not elm.thread.is_alive():
+            elm.connect()
+        return elm.agent.standing.known.connected_at is not None
+
+    until(is_open)
+
+
+def test_bytes_of_an_upload_that_was_cut_off_are_counted_as_far_as_they_went(run: Run, tmp_path: Path) -> None:
+    with Line(run.operator.port) as line:
+        elm = elm_of(run, tmp_path, PUBLIC_POLICY, line.port)
+        contract = run.contract(terms())
+        run.offer(contract)
+        elm.connect()
+        until(lambda: "elm" in run.federation.hub.consent.accepted)
+        rounds(run, contract, 1)
+        line.cut()
+        elm.over()
+        reconnect(elm)
+        rounds_again = run.ask("train", contract, arrays_of(contract.settings()), {"server-round": 2})
+        assert not run.answer(rounds_again).has_error()
+        run.federation.hub.end_run("the test is over")
+        elm.over()
+    rows = left(elm, run)
+    assert sum(row["bytes"] for row in rows) == elm.agent.standing.sent_bytes
+    assert sum(row["kind"] == "connection" for row in rows) == 2
+
+
+def test_no_answer_leaves_before_the_operator_countersigned_its_reservation(run: Run, tmp_path: Path) -> None:
+    elm = elm_of(run, tmp_path, policy_text())
+    contract = run.contract(terms())
+    run.offer(contract)
+    capture = Capture()
+    elm.connect(capture)
+    until(lambda: "elm" in run.federation.hub.consent.accepted)
+    run.answer(run.ask("train", contract, arrays_of(terms())))
+    kinds = [ClientFrame.FromString(frame).WhichOneof("frame") for frame in capture.frames]
+    told = kinds[: kinds.index("begin")]
+    assert told.index("decision") < len(told) - 1 - told[::-1].index("ledger_head")
+    reservation = next(
+        ClientFrame.FromString(frame).ledger_head
+        for frame, kind in reversed(list(zip(capture.frames, told, strict=False)))
+        if kind == "ledger_head"
+    )
+    assert elm.ledger.hash_at(reservation.position) == reservation.sha256.hex()
+    run.federation.hub.end_run("the test is over")
+    elm.over()
+
+
+def encodings(value: float) -> list[bytes]:
+    """How this value could stand in a message."""
+    packed = [struct.pack(form, value) for form in ("<f", ">f", "<d", ">d")]
+    return [*packed, str(value).encode(), f"{value:.3f}".encode(), f"{value:.1f}".encode()]
+
+
+def test_a_text_and_a_value_of_the_data_are_in_no_byte_that_leaves(run: Run, tmp_path: Path) -> None:
+    elm = elm_of(run, tmp_path, PUBLIC_POLICY)
+    contract = run.contract(terms(rounds=10))
+    run.offer(contract)
+    capture = Capture()
+    elm.connect(capture)
+    until(lambda: "elm" in run.federation.hub.consent.accepted)
+    rounds(run, contract, 10)
+    # A round that fails says nothing of the data either.
+    failed = run.answer(run.ask("train", contract, arrays_of(terms()), {"server-round": 10, "again": 1}))
+    assert failed.error.reason == "BudgetSpent"
+    run.federation.hub.end_run("the test is over")
+    elm.over()
+    assert sum(map(len, capture.frames)) == elm.agent.standing.sent_bytes > 10_000
+    everything = b"".join(capture.frames)
+    # As the model sees it: scaled to the task's bounds.
+    low, high = 60.0, 260.0
+    for scaled in (VALUE, (VALUE - low) / (high - low), 2 * (VALUE - low) / (high - low) - 1):
+        assert not [form for form in encodings(scaled) if form in everything]
+    for form in (TEXT, TEXT.lower(), TEXT[::-1], "Cleveland", "record_id"):
+        assert form.encode() not in everything
+        assert form.encode("utf-16-le") not in everything
+    assert TEXT not in (elm.home.path / "ledger" / "ledger.jsonl").read_text()
