@@ -1,0 +1,105 @@
+"""A person decides: a contract waits, is read with its price, and is accepted or refused, by the commands as typed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from federations import PATIENCE_S, Federation, policy_text
+
+
+def waiting(federation: Federation) -> str:
+    """Cleveland's agent has a contract that waits for a person; returns the run's number."""
+    federation.gather(["Cleveland"], "rounds=2", "output=out", "purpose.contact=ethics@example.org")
+    policy = federation.folder / "client Cleveland" / "policy.yaml"
+    policy.write_text(policy_text("accept: by-hand"))
+    federation.client("Cleveland")
+    said = federation.wait_for("Cleveland.log", "a contract waits to be read")
+    found = re.search(r"lepton-client review (\d+)", said)
+    assert found is not None
+    return found[1]
+
+
+def review(federation: Federation, *arguments: str) -> str:
+    done = federation.call("lepton-client", "review", *arguments, "--home", "client Cleveland")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+def test_nothing_is_trained_before_a_person_accepted_what_they_read(federation: Federation) -> None:
+    run = waiting(federation)
+    assert review(federation).split() == [
+        run,
+        "heart",
+        "disease,",
+        "four",
+        "hospitals",
+        "waits",
+        "for",
+        "a",
+        "decision",
+    ]
+    shown = review(federation, run)
+    for line in (
+        "privacy     per record (add or remove one record)",
+        "price       epsilon 0.00 now, 1.00 after, of 1 per record at delta 0.0001",
+        "leaves      noised-update; also asked for: exact-counts",
+        "contact     ethics@example.org",
+        f"decide      lepton-client review {run} --accept, or --refuse REASON",
+    ):
+        assert line in shown, shown
+    assert "estimate    about" in shown
+    ledger = federation.folder / "client Cleveland" / "ledger" / "ledger.jsonl"
+    assert not ledger.exists() or "declared" not in ledger.read_text()
+
+    assert "state       accepted by " in review(federation, run[:6], "--accept")
+    said = federation.wait_for("server.log", "result ")
+    assert "Cleveland accepted the contract" in said
+    assert federation.processes[0].wait(PATIENCE_S) == 0
+    kept = federation.folder / "client Cleveland" / "contracts" / run
+    assert sorted(path.name for path in kept.iterdir()) == [
+        "considered.json",
+        "contract.json",
+        "decision.json",
+        "operator.json",
+    ]
+    assert {path.stat().st_mode & 0o777 for path in kept.iterdir()} == {0o600}
+    assert json.loads((kept / "decision.json").read_text())["accepted"] is True
+
+
+def test_a_refusal_by_hand_ends_the_operators_wait_and_keeps_its_reason_at_home(federation: Federation) -> None:
+    run = waiting(federation)
+    assert "refused by" in review(federation, run, "--refuse", "not in holiday season")
+    assert federation.processes[0].wait(PATIENCE_S) == 10
+    said = (federation.folder / "server.log").read_text()
+    assert "Cleveland refused: the institution" in said
+    assert "holiday" not in said
+    assert "not in holiday season" in review(federation)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--accept"], "which run is meant?"),
+        (["7", "--accept", "--refuse", "no"], "contradict each other"),
+        (["7"], "0 contracts are called '7'"),
+    ],
+)
+def test_a_mistake_decides_nothing(tmp_path: Path, arguments: list[str], said: str) -> None:
+    federation = Federation(tmp_path)
+    assert federation.enroll("Cleveland", _invitation(federation)).returncode == 0
+    done = federation.call("lepton-client", "review", *arguments, "--home", "client Cleveland")
+    federation.end()
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "nothing was decided" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def _invitation(federation: Federation) -> str:
+    invitation = federation.invite("Cleveland")
+    federation.serve("rounds=1")
+    federation.wait_for("server.log", "waiting for ")
+    return invitation
