@@ -97,7 +97,7 @@ class Prompt(Agent):
         if is_training:
             self._ledger.settle(self._job.run, round, 0.0)
         self._keep(message_id, answer)
-        return Answer(answer, round, PLAIN_UPDATE, "bench", is_training)
+        return Answer(answer, round, PLAIN_UPDATE, "bench", is_training, is_covered=False)
 
 
 def channel_of(home: Home) -> grpc.Channel:

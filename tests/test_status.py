@@ -178,7 +178,7 @@ def test_after_a_run_both_sides_say_what_it_cost(federation: Federation) -> None
     table = said(federation, "lepton-client", "client Cleveland")
     assert "agent       not running" in table
     assert "round       2 of 2 begun here, answered" in table
-    reason = "not evaluated: it failed: declined: exact-counts may not leave"
+    reason = "not evaluated: it declined: exact-counts may not leave"
     assert reason in said(federation, "lepton-server", "server")
     assert f"epsilon     {result['epsilon']:.2f} of 1.00 per record at delta 0.0001, this run" in table
     assert f"budget      {result['epsilon']:.2f} of 1.00 per record at delta 0.0001, all runs on heart" in table

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from importlib.metadata import version
 
 import grpc
@@ -22,13 +23,12 @@ from lepton_client.considering import Considered, Position
 from lepton_client.contracts import Contracts, Offered
 from lepton_client.heads import head_of, refuse_put_back
 from lepton_client.home import Home
-from lepton_client.job import Answer, Job, SpoolFull
+from lepton_client.job import Answer, Job, SpoolFull, answered, failure
 from lepton_client.ledger import Ledger
 from lepton_client.refused import Refused
 from lepton_client.standing import Joined, Promise, Standing
 from lepton_client.stream import Acknowledged, Ended, Instruction, Stream, Take
 from lepton_fl.federation.codec import Route, decode
-from lepton_fl.federation.contract import EXACT_COUNTS
 from lepton_fl.flower import MessageType
 from lepton_fl.link import ledger_head, signature
 from lepton_fl.link.frames import PROTOCOL, Assembler, Parts
@@ -88,6 +88,11 @@ class Agent:
             self.standing.left()
             self._partial = stream.partial
             self._account_for(stream)
+
+    def asks_for_a_certificate(self, request: bytes) -> None:
+        """A renewal is about to leave, beside the stream; it holds a public key and nothing of the data."""
+        kind, rule = outbound.CERTIFICATE_REQUEST, outbound.CERTIFICATE_RULE
+        self._own.ledger.left(Left("", 0, "", kind, len(request), sha256(request).hexdigest(), 0.0, rule))
 
     def _serve(self, stream: Stream) -> Ended:
         while True:
@@ -223,7 +228,7 @@ class Agent:
                     kind=answer.kind,
                     bytes=outbound.bytes_of(begin, answer.parts),
                     sha256=answer.parts.sha256.hex(),
-                    epsilon=ledger.epsilon_after(self._job.run) if answer.is_training else None,
+                    epsilon=ledger.epsilon_after(self._job.run) if answer.is_covered else None,
                     rule=answer.rule,
                 )
             )
@@ -263,10 +268,8 @@ def _known(job: Job, message_id: str, kept: Parts) -> Answer:
     last = None if known is None else known.last
     round = 0 if last is None else last.round
     if message.has_error():
-        return Answer(kept, round, outbound.FAILURE, outbound.FAILURE_RULE, is_training=False)
-    is_training = message.metadata.message_type == MessageType.TRAIN
-    kind = outbound.journal_kind(job.contract.must_leave) if is_training else EXACT_COUNTS
-    return Answer(kept, round, kind, f"policy.may_leave: {kind}", is_training)
+        return failure(kept, round, str(message.error.reason))
+    return answered(job, kept, round, is_training=message.metadata.message_type == MessageType.TRAIN)
 
 
 def _promise(considered: Considered) -> Promise | None:

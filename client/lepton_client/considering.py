@@ -125,5 +125,7 @@ def _cost(position: Position, declared: Declared) -> tuple[budget.Price, int]:
 
 def _by_the_ledger(fits: int, left: int) -> Clause:
     """The ledger's own rule, under which each round is reserved: a run that would stop half-way is not begun."""
+    if left == 0:
+        return Clause("policy.budget.epsilon", True, "each of its rounds is in the ledger already")
     says = f"{fits} of its {left} rounds fit the budget by the rule that holds when runs are chosen one after the other"
     return Clause("policy.budget.epsilon", fits >= left, says)

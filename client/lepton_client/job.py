@@ -14,7 +14,7 @@ from lepton_client.clauses import RoundFacts, refuse_unmet, round_clauses
 from lepton_client.considering import Considered, read_from
 from lepton_client.ledger import Ledger
 from lepton_client.ledger_files import LedgerDamaged
-from lepton_client.outbound import FAILURE, FAILURE_RULE, journal_kind
+from lepton_client.outbound import DECLINED, DECLINED_RULE, FAILURE, FAILURE_RULE
 from lepton_client.policy import Policy
 from lepton_client.records import own_site
 from lepton_client.refused import Refused
@@ -22,7 +22,7 @@ from lepton_fl.errors import LeptonError
 from lepton_fl.federation.arrays import Template, template_of
 from lepton_fl.federation.client_app import client_app
 from lepton_fl.federation.codec import BadMessage, Route, decode, encode
-from lepton_fl.federation.contract import COHORT_KEY, EXACT_COUNTS, Contract
+from lepton_fl.federation.contract import COHORT_KEY, EXACT_COUNTS, NOISED_UPDATE, Contract
 from lepton_fl.federation.drift import drift
 from lepton_fl.flower import CLIENT_APP_RAISED, ClientApp, Context, Error, Message, MessageType, RecordDict, enter_run
 from lepton_fl.link.frames import Parts
@@ -69,6 +69,7 @@ class Answer:
     kind: str
     rule: str
     is_training: bool
+    is_covered: bool  # by the account's epsilon, since noise covers it or it holds nothing of the data
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def carry_out(job: Job, message_id: str, parts: Parts, told: tuple[Callable[[], 
     config = message.content.config_records["config"]
     round = int(str(config["server-round"]))
     if not is_training and EXACT_COUNTS not in job.policy.may_leave:
-        return _failure(message, round, f"declined: {EXACT_COUNTS} may not leave")
+        return _failure(message, round, f"{DECLINED}: {EXACT_COUNTS} may not leave")
     began = time.monotonic()
     try:
         known = job.ledger.run(job.run)
@@ -168,8 +169,22 @@ def carry_out(job: Job, message_id: str, parts: Parts, told: tuple[Callable[[], 
     except Exception as error:  # whatever went wrong is told here in full, and to the server by its type alone
         _log.warning("could not answer: %s: %s", type(error).__name__, error, extra={"run": job.run_id})
         return _failure(message, round, type(error).__name__)
-    kind = journal_kind(job.contract.must_leave) if is_training else EXACT_COUNTS
-    return Answer(answer, round, kind, f"policy.may_leave: {kind}", is_training)
+    return answered(job, answer, round, is_training=is_training)
+
+
+def answered(job: Job, parts: Parts, round: int, *, is_training: bool) -> Answer:
+    """What an answer is that holds what was asked for."""
+    kinds = job.contract.must_leave if is_training else (EXACT_COUNTS,)
+    rule = f"policy.may_leave: {', '.join(kinds)}"
+    return Answer(parts, round, "+".join(kinds), rule, is_training, is_covered=kinds == (NOISED_UPDATE,))
+
+
+def failure(parts: Parts, round: int, reason: str) -> Answer:
+    """What an answer is that holds none."""
+    if reason.startswith(DECLINED):
+        return Answer(parts, round, DECLINED, DECLINED_RULE, is_training=False, is_covered=True)
+    # Whether and how a round fails may depend on the data.
+    return Answer(parts, round, FAILURE, FAILURE_RULE, is_training=False, is_covered=False)
 
 
 def _message(job: Job, message_id: str, parts: Parts) -> Message:
@@ -189,7 +204,7 @@ def _message(job: Job, message_id: str, parts: Parts) -> Message:
 
 def _failure(message: Message, round: int, reason: str) -> Answer:
     refusal = encode(Message(Error(CLIENT_APP_RAISED, reason), reply_to=message))
-    return Answer(refusal, round, FAILURE, FAILURE_RULE, is_training=False)
+    return failure(refusal, round, reason)
 
 
 def digest_of(source: DataSource) -> str:

@@ -187,7 +187,7 @@ def _run_cells(runs: Sequence[RunState]) -> list[tuple[str, ...]]:
     for run in runs:
         alone = "none covers it" if run.epsilon is None else f"{run.epsilon:.2f}"
         rounds, trained = f"{run.rounds} of {run.rounds_declared}", f"{run.seconds:.0f} s"
-        cells.append((printable(run.run), printable(run.operator), rounds, alone, trained))
+        cells.append((printable(run.run), printable(run.operator)[:_SHORT], rounds, alone, trained))
     return cells
 
 
@@ -243,7 +243,9 @@ def left_lines(view: LeftView) -> list[str]:
     """The messages for a privacy officer."""
     if not view.left:
         return ["nothing left"]
-    cells: list[tuple[str, ...]] = [("time (UTC)", "run", "round", "what", "bytes", "sha256", "epsilon", "allowed by")]
+    cells: list[tuple[str, ...]] = [
+        ("time (UTC)", "run", "round", "what", "bytes", "sha256", "epsilon <=", "allowed by")
+    ]
     for row in view.left:
         is_message = row.kind != "connection"
         epsilon = "" if not is_message else "none" if row.epsilon is None else f"{row.epsilon:.2f}"

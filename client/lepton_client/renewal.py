@@ -52,7 +52,15 @@ def is_due(certificate: x509.Certificate, now: datetime) -> bool:
     return now >= renews_at(certificate)
 
 
-def renew(channel: grpc.Channel, home: Home, now: datetime) -> x509.Certificate:
+Leaving = Callable[[bytes], None]
+"""Told what is about to leave, before its first byte."""
+
+
+def _unwatched(request: bytes) -> None:
+    """Nobody notes that this leaves."""
+
+
+def renew(channel: grpc.Channel, home: Home, now: datetime, leaving: Leaving = _unwatched) -> x509.Certificate:
     """A new certificate for the same key in the home, whole or not at all; the next connection uses it.
 
     Raises:
@@ -62,8 +70,10 @@ def renew(channel: grpc.Channel, home: Home, now: datetime) -> x509.Certificate:
     key = read_key(home.key)
     ca = x509.load_pem_x509_certificate(home.ca.read_bytes())
     stub: Any = FederationStub(channel)
+    request = RenewRequest(certificate_request=request_certificate(key))
+    leaving(request.SerializeToString())
     try:
-        reply = stub.Renew(RenewRequest(certificate_request=request_certificate(key)), timeout=_TIMEOUT_S)
+        reply = stub.Renew(request, timeout=_TIMEOUT_S)
     except grpc.RpcError as error:
         raise RenewalFailed(_sentence(error)) from error
     certificate = checked(reply.certificate, ca, (home.institution, key_hash(key.public_key())), now)
@@ -72,7 +82,7 @@ def renew(channel: grpc.Channel, home: Home, now: datetime) -> x509.Certificate:
 
 
 @contextmanager
-def kept_renewed(channel: grpc.Channel, home: Home, pace: Pace) -> Iterator[None]:
+def kept_renewed(channel: grpc.Channel, home: Home, pace: Pace, leaving: Leaving = _unwatched) -> Iterator[None]:
     """The home's certificate is renewed when due: before anything else here happens, and at the pace from then on.
 
     From a thread of its own, since training may keep the caller busy for longer than a certificate has left. Another
@@ -82,9 +92,9 @@ def kept_renewed(channel: grpc.Channel, home: Home, pace: Pace) -> Iterator[None
 
     def keep() -> None:
         while not is_over.wait(pace.interval_s):
-            _try(channel, home, pace.clock())
+            _try(channel, home, pace.clock(), leaving)
 
-    _try(channel, home, pace.clock())
+    _try(channel, home, pace.clock(), leaving)
     thread = threading.Thread(target=keep, name="renewal", daemon=True)
     thread.start()
     try:
@@ -94,13 +104,13 @@ def kept_renewed(channel: grpc.Channel, home: Home, pace: Pace) -> Iterator[None
         thread.join()  # before the channel closes under it; it waits for one answer at most
 
 
-def _try(channel: grpc.Channel, home: Home, now: datetime) -> None:
+def _try(channel: grpc.Channel, home: Home, now: datetime, leaving: Leaving) -> None:
     """Renew if that is due; a failure is told and changes nothing."""
     try:
         old = x509.load_pem_x509_certificate(home.certificate.read_bytes())
         if not is_due(old, now):
             return
-        new = renew(channel, home, now)
+        new = renew(channel, home, now, leaving)
     except (LeptonError, OSError, ValueError) as error:
         if not _is_away(error):
             _say(f"the certificate was not renewed: {error}; the old one works until it ends; trying on by itself")

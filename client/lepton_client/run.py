@@ -113,7 +113,10 @@ def _connect(agent: Agent, home: Home, address: str) -> Ended:
     _refuse_unusable(home)
     ca, key, certificate = home.credentials()
     credentials = grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=certificate)
-    with grpc.secure_channel(address, credentials) as channel, kept_renewed(channel, home, HOURLY):
+    with (
+        grpc.secure_channel(address, credentials) as channel,
+        kept_renewed(channel, home, HOURLY, agent.asks_for_a_certificate),
+    ):
         agent.standing.calls(address)
         ended = agent.connect(channel)
     if ended.code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.FAILED_PRECONDITION):

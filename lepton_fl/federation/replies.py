@@ -121,7 +121,8 @@ def counts_of(reply: Message, expected: Expected) -> Counts:
 
 def _content(reply: Message) -> RecordDict:
     if reply.has_error():
-        raise BadReply(f"it failed: {_printable(reply.error.reason)}")
+        reason = _printable(reply.error.reason)
+        raise BadReply(f"it {reason}" if reason.startswith("declined") else f"it failed: {reason}")
     return reply.content
 
 

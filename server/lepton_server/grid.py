@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from lepton_fl.flower import NODE_UNAVAILABLE, Error, Grid, Message, RecordDict,
 from lepton_fl.link.frames import Parts
 from lepton_server.hub import Hub
 from lepton_server.supervision import REVOKED
+
+_log = logging.getLogger(__name__)
+_PATIENCE_S = 10.0  # a decision by policy takes no longer
 
 
 class QuorumLost(LeptonError):
@@ -125,10 +129,14 @@ def wait_for_decisions(hub: Hub, institutions: Sequence[str], least: int) -> Non
         QuorumLost: fewer than `least` accepted it.
     """
     changed = hub.owing.changed
-    end = time.monotonic() + hub.limits.quorum_s
+    began, is_told = time.monotonic(), False
+    end = began + hub.limits.quorum_s
     with changed:
-        while hub.undecided(institutions) and time.monotonic() < end:
+        while (undecided := hub.undecided(institutions)) and time.monotonic() < end:
             hub.owing.raise_problem()
+            if not is_told and time.monotonic() - began > _PATIENCE_S:
+                is_told = True
+                _log.info("waiting for the decision on the contract of %s", ", ".join(sorted(undecided)))
             changed.wait(max(0.0, min(1.0, end - time.monotonic())))
         accepted, refused = sorted(hub.consent.accepted), dict(hub.consent.refused)
     if len(accepted) < least:

@@ -360,6 +360,7 @@ def test_a_client_process_renews_is_cut_at_the_end_and_comes_back_by_itself(oper
     assert operator.hub.shown == [old, home.certificate.read_bytes()]
     assert "the certificate was renewed, until" in log.read_text()
     assert "closed the stream: this certificate ended at" in log.read_text()
+    assert '"kind":"certificate-request"' in (home.path / "ledger" / "ledger.jsonl").read_text()
 
 
 def until_slow(is_so):

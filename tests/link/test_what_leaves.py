@@ -140,6 +140,23 @@ def test_bytes_of_an_upload_that_was_cut_off_are_counted_as_far_as_they_went(run
     assert sum(row["kind"] == "connection" for row in rows) == 2
 
 
+def test_what_the_policy_keeps_at_home_is_declined_and_that_is_in_the_ledger_too(run: Run, tmp_path: Path) -> None:
+    elm = elm_of(run, tmp_path, policy_text())
+    contract = run.contract(terms())
+    run.offer(contract)
+    elm.connect()
+    until(lambda: "elm" in run.federation.hub.consent.accepted)
+    arrays = arrays_of(terms())
+    run.answer(run.ask("train", contract, arrays))
+    answer = run.answer(run.ask("evaluate", contract, arrays))
+    assert answer.error.reason == "declined: exact-counts may not leave"
+    run.federation.hub.end_run("the test is over")
+    elm.over()
+    (declined,) = [row for row in left(elm, run) if row["kind"] == "declined"]
+    assert declined["rule"].startswith("always")
+    assert elm.ledger.spent("heart", "record").uncovered == 0
+
+
 def test_no_answer_leaves_before_the_operator_countersigned_its_reservation(run: Run, tmp_path: Path) -> None:
     elm = elm_of(run, tmp_path, policy_text())
     contract = run.contract(terms())
