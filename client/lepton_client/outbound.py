@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from lepton_fl.link import frames
 from lepton_fl.link.frames import Parts
 from lepton_fl.v1.federation_pb2 import Begin, Chunk, ClientFrame, Held
@@ -25,4 +27,10 @@ def announced(message_id: str, parts: Parts, held: Held) -> Begin:
 def bytes_of(begin: Begin, parts: Parts) -> int:
     """Bytes of all the frames that this announcement and what follows it take."""
     size = ClientFrame(begin=begin).ByteSize()
-    return size + sum(ClientFrame(chunk=Chunk(data=data)).ByteSize() for data in frames.chunks(parts, begin.offset))
+    return size + sum(_frame_bytes(data_bytes) for data_bytes in frames.chunk_sizes(parts, begin.offset))
+
+
+@lru_cache(maxsize=64)
+def _frame_bytes(data_bytes: int) -> int:
+    """Of a frame with so many bytes of data; most chunks of a message are equally long."""
+    return ClientFrame(chunk=Chunk(data=bytes(data_bytes))).ByteSize()

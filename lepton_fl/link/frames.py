@@ -74,9 +74,19 @@ def begin(parts: Parts, message_id: str, reply_to: str = "") -> Begin:
 
 def chunks(parts: Parts, offset: int = 0) -> Iterator[bytes]:
     """The message from `offset` on, in pieces of at most CHUNK_BYTES."""
+    for part, start, end in _pieces(parts, offset):
+        yield part[start:end]
+
+
+def chunk_sizes(parts: Parts, offset: int = 0) -> Iterator[int]:
+    """Bytes of each of `chunks`, of which none is made."""
+    return (end - start for _, start, end in _pieces(parts, offset))
+
+
+def _pieces(parts: Parts, offset: int) -> Iterator[tuple[bytes, int, int]]:
     for part in parts.all():
         for start in range(min(offset, len(part)), len(part), CHUNK_BYTES):
-            yield part[start : start + CHUNK_BYTES]
+            yield part, start, min(start + CHUNK_BYTES, len(part))
         offset = max(0, offset - len(part))
 
 
