@@ -21,7 +21,7 @@ from lepton_client import agreeing, job, ledger_files, outbound
 from lepton_client.agreeing import Desk, Matter
 from lepton_client.considering import Considered, Position
 from lepton_client.contracts import Contracts, Offered
-from lepton_client.heads import head_of, refuse_put_back
+from lepton_client.heads import head_of, refuse_put_back, seen_of
 from lepton_client.home import Home
 from lepton_client.job import Answer, Job, SpoolFull, answered, failure
 from lepton_client.ledger import Ledger
@@ -31,6 +31,7 @@ from lepton_client.stream import Acknowledged, Ended, Instruction, Stream, Take
 from lepton_fl.federation.codec import Route, decode
 from lepton_fl.flower import MessageType
 from lepton_fl.link import ledger_head, signature
+from lepton_fl.link.certificates import key_hash
 from lepton_fl.link.frames import PROTOCOL, Assembler, Parts
 from lepton_fl.link.spool import Spool
 from lepton_fl.privacy.books import Left
@@ -123,8 +124,9 @@ class Agent:
         while said is not None:
             seen = ledger_head.check(said, self._home.institution, self._desk.ca, self._desk.clock())
             ledger = self._own.ledger
-            refuse_put_back(ledger, seen)
-            is_first, self._seen = self._seen < 0, 0 if seen is None else seen.position
+            with self._written():
+                refuse_put_back(ledger, seen, key_hash(self._desk.ca.public_key()).hex())
+            is_first, self._seen = self._seen < 0, seen_of(ledger, seen)
             if is_first:
                 self._show_head(stream)
             said = stream.countersigned(0.0)
@@ -245,7 +247,8 @@ class Agent:
     def _account_for(self, stream: Stream) -> None:
         """The connection is over: what it put on the wire is in the ledger to the last byte."""
         sent = stream.sent()
-        if sent:
+        # A ledger that was put back is evidence: nothing is added to it.
+        if sent and not self._own.ledger.is_put_back:
             with self._written():
                 self._own.ledger.closed("" if self._job is None else self._job.run, stream.id, sent)
 

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from lepton_client import ledger_files as files
+from lepton_client import put_back
 from lepton_client.ledger_files import START, LedgerDamaged, Reached
+from lepton_client.put_back import Countersigned
 from lepton_fl.errors import BudgetSpent
 from lepton_fl.privacy import budget, chain
 from lepton_fl.privacy.books import Account, Books, Declared, Left, Run, Sent, declared_fields
@@ -187,6 +189,24 @@ class Ledger:
         """Whether a person put this ledger in the place of that one, named by the SHA-256 of its first entry."""
         return ledger in self._books.replaced
 
+    def note_put_back(self, seen: Countersigned) -> None:
+        """The ledger is damaged for every process until a person decides, or until this entry is here again."""
+        with files.held(self.folder):
+            if not self.is_put_back:
+                put_back.note(self.folder, seen)
+
+    @property
+    def is_put_back(self) -> bool:
+        """Whether it was noted that an operator saw an entry which is not here."""
+        try:
+            self._refuse_noted()
+        except Damaged:
+            return True
+        return False
+
+    def _refuse_noted(self) -> None:
+        put_back.refuse_noted(self.folder, self.hash_at, self._books.replaced)
+
     def _known(self, run: str) -> Run:
         known = self._books.runs.get(run)
         if known is None:
@@ -209,6 +229,10 @@ class Ledger:
         for entry in found.entries:
             self._hashes.append(entry.head.sha256)
             self._books.take(entry.fields)
+        try:
+            self._refuse_noted()
+        except Damaged as damage:
+            raise LedgerDamaged(self.folder, damage) from None
 
     def _append(self, entry: str, fields: dict[str, Any]) -> Head:
         at = self._clock().astimezone(UTC).isoformat(timespec="seconds")

@@ -6,6 +6,7 @@ until somebody says, by name and with a reason, that what is missing is to be fo
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from lepton_client import ledger_files as files
+from lepton_client import put_back
 from lepton_client.ledger_files import START
+from lepton_client.put_back import PUT_BACK
 from lepton_fl.errors import ConfigError
 from lepton_fl.files import sync_folder, write_secret
 from lepton_fl.privacy import chain
-from lepton_fl.privacy.books import Books
+from lepton_fl.privacy.books import books_of
 from lepton_fl.privacy.chain import GENESIS, Damaged, Entry, Head
 
 
@@ -44,7 +47,7 @@ class Accepted:
 class _Readable:
     entries: tuple[Entry, ...]  # by position
     head: Head | None  # None: it cannot be read
-    is_complete: bool  # nothing up to the head is missing
+    is_complete: bool  # nothing up to the head is missing, nor anything that an operator saw
 
 
 def accept(folder: Path, decision: Decision, clock: Callable[[], datetime]) -> Accepted:
@@ -68,9 +71,8 @@ def _accept_unknown(folder: Path, decision: Decision, now: datetime) -> Accepted
     """A whole ledger of which an earlier decision left the spending unknown: it may be forgotten now."""
     key = files.read_key(folder)
     found, head = files.look(folder, key)
-    books = Books()
-    for entry in found.entries:
-        books.take(entry.fields)
+    books = books_of(found.entries)
+    put_back.refuse_noted(folder, _digests(found.entries).get, books.replaced)
     if not (books.cap_is_spent and decision.forget_spending):
         raise ConfigError(f"the ledger in {folder} is whole; nothing was changed; lepton-client ledger shows it")
     place = files.settle_end(folder, key, found, START, head)
@@ -90,6 +92,7 @@ def _accept_damage(folder: Path, decision: Decision, now: datetime, damage: str)
     spending = "carried" if readable.is_complete else "forgotten" if decision.forget_spending else "cap"
     former = readable.head.position if readable.head is not None else None
     first = _decided(decision, now, spending) | {"damage": damage, "former": former, "carried": len(carried)}
+    first["replaces"] = _replaced(folder, readable.entries)
     content, head = b"", GENESIS
     for fields in (first, *carried):
         line = chain.line(head, fields, key)
@@ -98,6 +101,9 @@ def _accept_damage(folder: Path, decision: Decision, now: datetime, damage: str)
     write_secret(folder / files.KEY, key)
     write_secret(folder / files.LINES, content)
     write_secret(folder / files.HEAD, chain.head_line(head, key))
+    # Settled by what the new ledger replaces, so it may stay if the process is killed here.
+    (folder / PUT_BACK).unlink(missing_ok=True)
+    sync_folder(folder)
     return Accepted(damage, kept, len(carried), spending)
 
 
@@ -118,7 +124,7 @@ def _keep_aside(folder: Path, now: datetime) -> Path:
     while (kept := folder / (name if number == 1 else f"{name}-{number}")).exists():
         number += 1
     kept.mkdir(mode=0o700)
-    for file in (files.LINES, files.HEAD, files.KEY):
+    for file in (files.LINES, files.HEAD, files.KEY, PUT_BACK):
         if (folder / file).exists():
             write_secret(kept / file, (folder / file).read_bytes())
     sync_folder(folder)
@@ -135,7 +141,39 @@ def _readable(folder: Path, key: bytes) -> _Readable:
         head = chain.read_head((folder / files.HEAD).read_bytes(), key)
     except (Damaged, FileNotFoundError):
         return _Readable(by_position, None, is_complete=False)
-    return _Readable(by_position, head, _is_complete(by_position, head))
+    return _Readable(by_position, head, _is_complete(by_position, head) and not _is_put_back(folder, by_position))
+
+
+def _digests(entries: tuple[Entry, ...]) -> dict[int, str]:
+    return {entry.head.position: entry.head.sha256 for entry in entries}
+
+
+def _is_put_back(folder: Path, entries: tuple[Entry, ...]) -> bool:
+    """Whether an operator saw what these lack; true too where the note about it cannot be read."""
+    replaced = {ledger for entry in entries for ledger in entry.fields.get("replaces", ())}
+    try:
+        put_back.refuse_noted(folder, _digests(entries).get, replaced)
+    except Damaged:
+        return True
+    return False
+
+
+def _replaced(folder: Path, entries: tuple[Entry, ...]) -> list[str]:
+    """Every ledger that the new one stands for: the one that was here, and the one that an operator saw.
+
+    By the SHA-256 of the first entry. Where that was lost, the second still names it; where the key was, the file does.
+    """
+    named = {entry.head.sha256 for entry in entries if entry.head.position == 1}
+    named |= {entry.previous for entry in entries if entry.head.position == 2}
+    lines = folder / files.LINES
+    first = lines.read_bytes().partition(b"\n")[0] if lines.exists() and not entries else b""
+    if first:
+        named.add(hashlib.sha256(first).hexdigest())
+    try:
+        seen = put_back.find(folder)
+    except Damaged:
+        seen = None  # the operator names it again at the next connection
+    return sorted(named | ({seen.ledger} if seen is not None else set()))
 
 
 def _is_complete(entries: tuple[Entry, ...], head: Head) -> bool:

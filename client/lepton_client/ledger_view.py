@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from lepton_client import ledger_files as files
+from lepton_client import put_back
 from lepton_client.ledger_files import LedgerDamaged
 from lepton_fl.errors import ConfigError
 from lepton_fl.privacy import budget
 from lepton_fl.privacy.accounting import epsilon_of_history
-from lepton_fl.privacy.books import Books, Run
+from lepton_fl.privacy.books import Books, Run, books_of
 from lepton_fl.privacy.budget import AccountState
 from lepton_fl.privacy.chain import Damaged, Entry
 from lepton_fl.show import printable
@@ -98,11 +99,12 @@ def read(folder: Path) -> Content:
     with files.held(folder):
         try:
             found, _ = files.look(folder, files.read_key(folder))
+            books = books_of(found.entries)
+            put_back.refuse_noted(
+                folder, {one.head.position: one.head.sha256 for one in found.entries}.get, books.replaced
+            )
         except Damaged as damage:
             raise LedgerDamaged(folder, damage) from None
-    books = Books()
-    for entry in found.entries:
-        books.take(entry.fields)
     return Content(found.entries, books)
 
 

@@ -8,12 +8,13 @@ nothing else does.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from lepton_fl.errors import ConfigError
 from lepton_fl.privacy.accounting import Segment
+from lepton_fl.privacy.chain import Entry
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,7 @@ class Books:
 
     def _accepted(self, fields: Mapping[str, Any]) -> None:
         spending = fields["spending"]
+        self.replaced.update(fields.get("replaces", ()))
         if "was" in fields:
             # Carried along from an older chain; what a person decided on this one stands above it.
             if spending != "carried":
@@ -210,6 +212,14 @@ class Books:
         """Rounds on this data set that no epsilon covers, in any unit."""
         runs = (run for run in self.runs.values() if run.declared.data_set == data_set)
         return sum(run.rounds for run in runs if run.declared.mechanism is None)
+
+
+def books_of(entries: Iterable[Entry]) -> Books:
+    """What these entries add up to."""
+    books = Books()
+    for entry in entries:
+        books.take(entry.fields)
+    return books
 
 
 def declared_fields(declared: Declared) -> dict[str, Any]:
