@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from ledgers import clock, declared, message, open_at
+from lepton_client import put_back
 from lepton_client.ledger_files import LedgerDamaged
 from lepton_client.ledger_repair import Accepted, Decision, accept
+from lepton_client.put_back import Countersigned
 
 from lepton_fl.errors import BudgetSpent, ConfigError
 
@@ -165,6 +167,70 @@ def test_a_decision_that_was_interrupted_is_asked_for_again(folder: Path) -> Non
     decide(folder)
     (folder / "head.json").write_bytes(old_head)  # as if killed before the last file was replaced
     with pytest.raises(LedgerDamaged):
+        open_at(folder)
+    assert decide(folder).spending == "cap"
+    open_at(folder)
+
+
+def countersigned(folder: Path, position: int = 9) -> Countersigned:
+    """An operator saw more of this ledger than is here."""
+    first = open_at(folder).hash_at(1)
+    assert first is not None
+    return Countersigned(first, position, "cd" * 32, "ef" * 32)
+
+
+def test_a_ledger_put_back_is_whole_and_still_its_cap_is_taken_as_spent(folder: Path) -> None:
+    seen = countersigned(folder)
+    open_at(folder).note_put_back(seen)
+    with pytest.raises(
+        LedgerDamaged, match=r"entry 9 is not the one that the operator of federation efefefefefefefef c"
+    ):
+        open_at(folder)
+    accepted = decide(folder)
+    assert (accepted.spending, accepted.carried) == ("cap", 5)
+    assert accepted.kept is not None
+    assert put_back.find(accepted.kept) == seen
+    assert put_back.find(folder) is None
+    ledger = open_at(folder)
+    assert not ledger.spent("heart", "record").is_known
+    assert ledger.replaces(seen.ledger)
+
+
+def test_a_new_chain_names_every_ledger_that_it_stands_for(folder: Path) -> None:
+    first = open_at(folder).hash_at(1)
+    write(folder, lines(folder)[::-1])
+    decide(folder)
+    second = open_at(folder).hash_at(1)
+    assert first is not None
+    assert second is not None
+    assert json.loads(lines(folder)[0])["replaces"] == [first]
+    other = Countersigned("ab" * 32, 3, "cd" * 32, "ef" * 32)
+    open_at(folder).note_put_back(other)
+    decide(folder, forget=True)
+    assert json.loads(lines(folder)[0])["replaces"] == sorted([second, other.ledger])
+    ledger = open_at(folder)
+    assert [ledger.replaces(one) for one in (first, second, other.ledger, "ee" * 32)] == [True, True, True, False]
+
+
+def test_a_note_that_outlives_its_decision_is_settled_and_the_next_one_takes_its_place(folder: Path) -> None:
+    old = countersigned(folder)
+    open_at(folder).note_put_back(old)
+    decide(folder, forget=True)
+    put_back.note(folder, old)  # as if killed before it was removed
+    ledger = open_at(folder)
+    assert not ledger.is_put_back
+    ledger.note_put_back(countersigned(folder, 20))
+    ledger.note_put_back(old)  # is answered for; the one that stands stays
+    with pytest.raises(LedgerDamaged, match="entry 20 is not"):
+        ledger.reserve("one", 3, "c")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"ledger":1,"position":"1","sha256":1,"operator":1}', b"\xff", b"[" * 100_000]
+)
+def test_a_note_that_cannot_be_read_is_damage(folder: Path, content: bytes) -> None:
+    (folder / "put_back.json").write_bytes(content)
+    with pytest.raises(LedgerDamaged, match="the note about it was changed"):
         open_at(folder)
     assert decide(folder).spending == "cap"
     open_at(folder)

@@ -35,9 +35,12 @@ def find(folder: Path) -> Countersigned | None:
     except FileNotFoundError:
         return None
     try:
-        return Countersigned(**json.loads(content))
+        seen = Countersigned(**json.loads(content))
     except (ValueError, TypeError, RecursionError):
-        raise Damaged(0, "it was put back, and the note about it was changed") from None
+        seen = None
+    if seen is None or [type(value) for value in asdict(seen).values()] != [str, int, str, str]:
+        raise Damaged(0, "it was put back, and the note about it was changed")
+    return seen
 
 
 def refuse_noted(folder: Path, entry: Callable[[int], str | None], replaced: Collection[str]) -> None:
