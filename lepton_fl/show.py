@@ -89,6 +89,11 @@ def at(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
+def counted_institutions(count: int) -> str:
+    """`1 institution`, `4 institutions`."""
+    return f"{count} institution{'' if count == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     """Somebody else's text as one short line that cannot steer a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:200])

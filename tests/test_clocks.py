@@ -56,7 +56,7 @@ def test_an_enrolment_with_clocks_three_hours_apart_says_that_the_clock_is_wrong
     federation = shifted("lepton-server", 3 * HOUR_S)
     invitation = federation.invite("Cleveland")
     federation.serve("rounds=1")
-    federation.wait_for("server.log", "waiting for 1 institutions")
+    federation.wait_for("server.log", "waiting for 1 institution")
     enrolled = federation.enroll("Cleveland", invitation)
     assert enrolled.returncode == 8
     assert enrolled.stderr.startswith("error: the certificate of the server at 127.0.0.1:")

@@ -219,7 +219,7 @@ def test_each_side_runs_with_its_own_extra_alone(federation: Federation) -> None
     invitation = federation.invite("Cleveland")
     settings = ["--home", "server", "rounds=2", "quorum_s=60", "output=out", f"metrics_port={free_port()}", "log=json"]
     server = federation.start("server.log", *with_only("server"), "run", *settings)
-    federation.wait_for("server.log", "waiting for 1 institutions")
+    federation.wait_for("server.log", "waiting for 1 institution")
     assert federation.enroll("Cleveland", invitation).returncode == 0
     run = ["run", "--home", "client Cleveland", "data.path=Cleveland.csv", f"metrics_port={free_port()}"]
     federation.start("Cleveland.log", *with_only("client"), *run)

@@ -87,7 +87,7 @@ def test_a_run_beyond_the_policy_is_refused_on_both_sides_by_the_clause(
 ) -> None:
     invitation = federation.invite("Cleveland")
     server = federation.serve("rounds=1", *settings)
-    federation.wait_for("server.log", "waiting for 1 institutions")
+    federation.wait_for("server.log", "waiting for 1 institution")
     assert federation.enroll("Cleveland", invitation).returncode == 0
     federation.client("Cleveland")
     assert server.wait(PATIENCE_S) == 10
@@ -103,7 +103,7 @@ def test_a_run_beyond_the_policy_is_refused_on_both_sides_by_the_clause(
 def test_exact_counts_stay_at_home_unless_they_are_allowed_to_leave(federation: Federation) -> None:
     invitation = federation.invite("Cleveland")
     server = federation.serve("rounds=2", "output=out")
-    federation.wait_for("server.log", "waiting for 1 institutions")
+    federation.wait_for("server.log", "waiting for 1 institution")
     assert federation.enroll("Cleveland", invitation).returncode == 0
     federation.client("Cleveland")
     assert server.wait(PATIENCE_S) == 0

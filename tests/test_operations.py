@@ -39,7 +39,7 @@ def joined(federation: Federation, *settings: str) -> None:
     """A server was started with these settings and Cleveland takes part."""
     invitation = federation.invite("Cleveland")
     server = federation.serve(*settings)
-    federation.wait_for("server.log", "waiting for 1 institutions")
+    federation.wait_for("server.log", "waiting for 1 institution")
     assert server.poll() is None
     assert federation.enroll("Cleveland", invitation).returncode == 0
 
@@ -53,7 +53,7 @@ def secrets_of(federation: Federation, invitation: str) -> list[str]:
 def test_with_log_json_both_daemons_say_nothing_but_objects_and_no_secret(federation: Federation) -> None:
     invitation = federation.invite("Cleveland")
     server = federation.serve("rounds=2", "output=out", "log=json")
-    federation.wait_for("server.log", "waiting for 1 institutions")
+    federation.wait_for("server.log", "waiting for 1 institution")
     assert federation.enroll("Cleveland", invitation).returncode == 0
     client = federation.client("Cleveland", "log=json")
     assert server.wait(PATIENCE_S) == 0
@@ -124,7 +124,7 @@ def test_a_taken_metrics_port_stops_the_server_before_it_listens(federation: Fed
 def test_a_second_server_on_one_home_is_refused_and_the_first_goes_on(federation: Federation) -> None:
     federation.invite("Cleveland")
     first = federation.serve("rounds=1")
-    federation.wait_for("server.log", "waiting for 1 institutions")
+    federation.wait_for("server.log", "waiting for 1 institution")
     second = federation.start("second.log", "lepton-server", "run", "--home", "server")
     assert second.wait(PATIENCE_S) == 9
     said = (federation.folder / "second.log").read_text()
@@ -159,7 +159,7 @@ def test_sigterm_ends_a_run_with_a_goodbye_whole_files_and_one_line(federation: 
 def test_sigterm_ends_a_server_that_still_waits_for_institutions(federation: Federation) -> None:
     federation.invite("Cleveland")
     server = federation.serve("rounds=1", "log=json")
-    federation.wait_for("server.log", "waiting for 1 institutions")
+    federation.wait_for("server.log", "waiting for 1 institution")
     server.send_signal(signal.SIGTERM)
     assert server.wait(PATIENCE_S) == 11
     last = json.loads((federation.folder / "server.log").read_text().splitlines()[-1])

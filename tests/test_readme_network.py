@@ -21,6 +21,7 @@ from federations import BIN, HEART, HOSPITALS, PATIENCE_S
 
 SECTION = (Path(__file__).resolve().parent.parent / "README.md").read_text().split("## Over the network\n")[1]
 BLOCKS = [block.splitlines() for block in re.findall(r"^```\n(.*?)^```$", SECTION.split("\n## ")[0], re.M | re.S)]
+(CHECK,) = re.findall(r"`(\.venv/bin/lepton-client check [^`]+)`", SECTION.split("\n## ")[0])
 PORTS = (9410, 9411)  # what the README's commands use
 
 
@@ -104,12 +105,12 @@ def sides(tmp_path: Path) -> Iterator[dict[str, Side]]:
 def test_each_side_has_three_commands() -> None:
     assert [[line.split()[:2] for line in block] for block in BLOCKS] == [
         [[".venv/bin/lepton-server", verb] for verb in ("init", "invite", "run")],
-        [[".venv/bin/lepton-client", verb] for verb in ("enroll", "check", "run")],
+        [[".venv/bin/lepton-client", verb] for verb in ("enroll", "policy", "run")],
     ]
 
 
 def test_the_commands_as_printed_train_over_one_server_and_four_institutions(sides: dict[str, Side]) -> None:
-    (init, invite, serve), (enroll, check, take_part) = BLOCKS
+    (init, invite, serve), (enroll, decide, take_part) = BLOCKS
     operator, hospitals = sides["operator"], {name: sides[name] for name in HOSPITALS}
     operator.run(init)
     assert invite.endswith(" Cleveland")
@@ -120,7 +121,8 @@ def test_the_commands_as_printed_train_over_one_server_and_four_institutions(sid
         time.sleep(0.1)
     for name, side in hospitals.items():
         side.run(enroll.replace("INVITATION", invitations[name]))
-        assert "ready       this table can be trained on" in side.run(check)
+        side.run(decide)
+        assert "ready       this table can be trained on" in side.run(CHECK)
     clients = [side.start(take_part) for side in hospitals.values()]
 
     assert server.wait(2 * PATIENCE_S) == 0, operator.said()

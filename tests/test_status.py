@@ -158,7 +158,7 @@ def test_a_run_is_seen_from_both_sides_until_its_server_is_killed(federation: Fe
 
 def test_after_a_run_both_sides_say_what_it_cost(federation: Federation) -> None:
     server = federation.serve("rounds=2", "institutions=1", "output=out")
-    federation.wait_for("server.log", "waiting for 1 institutions")
+    federation.wait_for("server.log", "waiting for 1 institution")
     enrolled(federation, "Cleveland")
     client = federation.client("Cleveland")
     assert server.wait(PATIENCE_S) == 0
@@ -186,7 +186,7 @@ def test_after_a_run_both_sides_say_what_it_cost(federation: Federation) -> None
 
 def test_a_seeded_run_has_no_epsilon_on_either_side(federation: Federation) -> None:
     server = federation.serve("rounds=2", "institutions=1", "seed=1", "output=out")
-    federation.wait_for("server.log", "waiting for 1 institutions")
+    federation.wait_for("server.log", "waiting for 1 institution")
     enrolled(federation, "Cleveland")
     federation.client("Cleveland", *PUBLIC)
     assert server.wait(PATIENCE_S) == 0

@@ -33,7 +33,7 @@ NOW = datetime.now(UTC)
 def home(federation: Federation) -> Path:
     federation.invite("Cleveland")
     federation.serve("rounds=1")
-    federation.wait_for("server.log", "waiting for 1 institutions")
+    federation.wait_for("server.log", "waiting for 1 institution")
     return federation.folder / "server"
 
 

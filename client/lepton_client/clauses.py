@@ -14,7 +14,7 @@ from lepton_fl.federation.contract import Contract, has_own_noise
 from lepton_fl.federation.installed import Document, sha256_of
 from lepton_fl.federation.terms import Terms, plugins_of, to_document
 from lepton_fl.plugins import admitted_sha256
-from lepton_fl.show import printable
+from lepton_fl.show import counted_institutions, printable
 
 _NOTHING = "nothing was read or sent; only the policy can allow it"
 _SINGLE = {"record": "single records", "patient": "patients, with all of a patient's records"}
@@ -243,7 +243,7 @@ def _plugins(policy: Policy, used: Sequence[str]) -> Clause:
 
 def _least_cohort(policy: Policy, asked: int, who: str) -> Clause:
     least = policy.least_cohort
-    return _clause("least_cohort", asked >= least, f"{who} {asked} institutions, and {least} must be")
+    return _clause("least_cohort", asked >= least, f"{who} {counted_institutions(asked)}, and {least} must be")
 
 
 def _secure_aggregation(policy: Policy, contract: Contract) -> Clause:

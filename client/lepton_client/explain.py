@@ -23,7 +23,7 @@ from lepton_fl.federation.contract import (
 )
 from lepton_fl.federation.installed import sha256_of
 from lepton_fl.federation.terms import to_document
-from lepton_fl.show import printable
+from lepton_fl.show import counted_institutions, printable
 
 KIND_SAYS = {
     NOISED_UPDATE: "the model, trained with this institution's own noise; covered by the budget",
@@ -86,7 +86,7 @@ def sentences(policy: Policy) -> Iterator[str]:
         yield f"plug-in     {plugin.module}, sha256 {plugin.sha256}"
     if not policy.plugins:
         yield "plug-ins    none: only what ships with Lepton FL"
-    yield f"cohort      at least {policy.least_cohort} institutions in each round"
+    yield f"cohort      at least {counted_institutions(policy.least_cohort)} in each round"
     yield f"aggregation secure aggregation is {policy.secure_aggregation}"
     yield f"hours       {'always' if policy.hours is None else f'{policy.hours}, local time'}"
     yield f"power       {policy.power_w:g} W while training, for the estimate of energy"

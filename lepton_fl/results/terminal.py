@@ -14,6 +14,7 @@ from typing import Protocol
 from lepton_fl.evaluation.metrics import Metrics
 from lepton_fl.federation.journal import RoundReport
 from lepton_fl.results.outcome import Claim, Facts, Outcome, privacy_as_json, report_as_json
+from lepton_fl.show import counted_institutions
 
 
 class Voice(Protocol):
@@ -178,7 +179,7 @@ def opening(facts: Facts) -> list[str]:
     """The lines before the first round: who trains what, and what is promised."""
     claim = facts.claim
     lines = [
-        f"federation  {facts.title}: {len(facts.institutions)} institutions, {facts.model} "
+        f"federation  {facts.title}: {counted_institutions(len(facts.institutions))}, {facts.model} "
         f"({facts.parameters:,} parameters), {facts.strategy}"
     ]
     if claim.epsilon_budget is not None:

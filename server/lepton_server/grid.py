@@ -11,6 +11,7 @@ from lepton_fl.errors import LeptonError
 from lepton_fl.federation.codec import encode
 from lepton_fl.flower import NODE_UNAVAILABLE, Error, Grid, Message, RecordDict, Run, enter_run
 from lepton_fl.link.frames import Parts
+from lepton_fl.show import counted_institutions
 from lepton_server.hub import Hub
 from lepton_server.supervision import REVOKED
 
@@ -86,7 +87,7 @@ class HubGrid(Grid):
         asked = list(messages)
         if 0 < len(asked) < self._least.asked:
             raise QuorumLost(
-                f"{len(asked)} institutions are left to ask, and the contract promises at least {self._least.asked}; "
+                f"{counted_institutions(len(asked))} left to ask, and the contract promises at least {self._least.asked}; "
                 "the rounds before are safe; begin a new run with another least_cohort"
             )
         owing, waiting = self._hub.owing, set(self.push_messages(asked))
@@ -166,6 +167,6 @@ def wait_for_members(hub: Hub, enough: Callable[[], bool], patience_s: float | N
                     return
                 names = sorted(session.member.name for session in hub.sessions.values())
                 raise QuorumLost(
-                    f"after {hub.limits.quorum_s:.0f} s only {len(names)} institutions are connected "
-                    f"({', '.join(names)}); the rounds before are safe; look at the others, then run again"
+                    f"after {hub.limits.quorum_s:.0f} s only {counted_institutions(len(names))} connected "
+                    f"({', '.join(names) or 'nobody'}); the rounds before are safe; look at the others, then run again"
                 )

@@ -23,6 +23,7 @@ from lepton_fl.prometheus import served
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.terminal import VOICES, Voice
 from lepton_fl.run import Carrier, Names, Prepared, among, conduct, prepare
+from lepton_fl.show import counted_institutions
 from lepton_server.agreements import Agreements, Offered
 from lepton_server.consent import Office
 from lepton_server.disk import Records
@@ -167,7 +168,7 @@ def _gather(config: ServerConfig, home: Home, hub: Hub) -> tuple[str, ...]:
 
         if wanted() == 0:
             raise ConfigError("nobody was invited yet; nothing was trained; lepton-server invite NAME")
-        _log.info("waiting for %d institutions", wanted())
+        _log.info("waiting for %s", counted_institutions(wanted()))
         wait_for_members(hub, lambda: len(hub.sessions) >= max(1, wanted()))
         with hub.owing.changed:
             return tuple(sorted(session.member.name for session in hub.sessions.values()))
