@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 import urllib.request
-from pathlib import Path
+from base64 import b64encode
 
 import pytest
 from federations import PATIENCE_S, PUBLIC, Federation, free_port
@@ -45,9 +45,11 @@ def joined(federation: Federation, *settings: str) -> None:
 
 
 def secrets_of(federation: Federation, invitation: str) -> list[str]:
-    keys = [path.read_text().splitlines()[1] for path in Path(federation.folder).rglob("*.key")]
-    assert len(keys) == 3  # the CA's, the server's, the institution's
-    return [invitation, "PRIVATE KEY", *keys]
+    files = {path.name: path for path in federation.folder.rglob("*.key")}
+    assert {*files} == {"ca.key", "server.key", "operator.key", "institution.key", "ledger.key"}
+    of_the_ledger = files.pop("ledger.key").read_bytes()
+    keys = [path.read_text().splitlines()[1] for path in files.values()]
+    return [invitation, "PRIVATE KEY", of_the_ledger.hex(), b64encode(of_the_ledger).decode(), *keys]
 
 
 def test_with_log_json_both_daemons_say_nothing_but_objects_and_no_secret(federation: Federation) -> None:

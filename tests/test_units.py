@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from lepton_client.limits import Limits, Refused, refuse_beyond
 from patients import grouped
 from voices import Quiet
 
@@ -97,13 +96,6 @@ def test_the_unit_survives_the_way_to_an_institution(unit: str) -> None:
     arrived = from_json(to_json(config))
     assert arrived.privacy == config.privacy
     assert arrived.task == config.task
-
-
-def test_an_institution_s_limits_are_kept_under_every_local_promise() -> None:
-    limits = Limits(epsilon=1.0, delta=1e-4, not_private=False, exact_counts=False, holdout_share=0.5)
-    refuse_beyond(limits, configured("privacy=patient"))
-    with pytest.raises(Refused, match=r"the run asks for epsilon 2 at delta 0\.0001"):
-        refuse_beyond(limits, configured("privacy=patient", "privacy.epsilon=2"))
 
 
 # -- record, where people have several

@@ -19,6 +19,7 @@ from lepton_client.policy import Policy
 from lepton_client.records import own_site
 from lepton_client.refused import Refused
 from lepton_fl.errors import LeptonError
+from lepton_fl.federation import replies
 from lepton_fl.federation.arrays import Template, template_of
 from lepton_fl.federation.client_app import client_app
 from lepton_fl.federation.codec import BadMessage, Route, decode, encode
@@ -145,7 +146,7 @@ def carry_out(job: Job, message_id: str, parts: Parts, told: tuple[Callable[[], 
     config = message.content.config_records["config"]
     round = int(str(config["server-round"]))
     if not is_training and EXACT_COUNTS not in job.policy.may_leave:
-        return _failure(message, round, f"{DECLINED}: {EXACT_COUNTS} may not leave")
+        return _failure(message, round, f"{replies.DECLINED}{EXACT_COUNTS} may not leave")
     began = time.monotonic()
     try:
         known = job.ledger.run(job.run)
@@ -181,7 +182,7 @@ def answered(job: Job, parts: Parts, round: int, *, is_training: bool) -> Answer
 
 def failure(parts: Parts, round: int, reason: str) -> Answer:
     """What an answer is that holds none."""
-    if reason.startswith(DECLINED):
+    if reason.startswith(replies.DECLINED):
         return Answer(parts, round, DECLINED, DECLINED_RULE, is_training=False, is_covered=True)
     # Whether and how a round fails may depend on the data.
     return Answer(parts, round, FAILURE, FAILURE_RULE, is_training=False, is_covered=False)

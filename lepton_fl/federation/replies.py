@@ -22,6 +22,7 @@ LARGEST_TRAIN_LOSS = 1e6  # nats per record; a larger one is a broken model or a
 
 NOT_ASKED = "it was not asked in this round"
 SECOND_REPLY = "a second reply was ignored"
+DECLINED = "declined: "  # how the reason begins where nothing failed, and a policy keeps the answer at home
 
 
 class BadReply(ValueError):
@@ -122,7 +123,7 @@ def counts_of(reply: Message, expected: Expected) -> Counts:
 def _content(reply: Message) -> RecordDict:
     if reply.has_error():
         reason = _printable(reply.error.reason)
-        raise BadReply(f"it {reason}" if reason.startswith("declined") else f"it failed: {reason}")
+        raise BadReply(f"it {reason}" if reason.startswith(DECLINED) else f"it failed: {reason}")
     return reply.content
 
 

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
+from typing import TypeVar
 
 from cryptography import x509
 
+from lepton_fl.errors import LeptonError
 from lepton_fl.link import ledger_head, signature
 from lepton_fl.link.certificates import BadCertificate, institution_uri, key_hash
 from lepton_fl.link.frames import BadFrame
@@ -17,11 +19,12 @@ from lepton_fl.link.ledger_head import LedgerHead
 from lepton_fl.link.signature import Signed, Signer
 from lepton_fl.v1.federation_pb2 import Countersigned, Decision, ServerFrame, Signature
 from lepton_server.agreements import Offered, Seen
-from lepton_server.disk import Disk
+from lepton_server.disk import Disk, Records
 from lepton_server.owing import Owing
 from lepton_server.session import Session
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 _LONGEST_CLAUSE = 200  # characters
 
 
@@ -65,7 +68,7 @@ class Consent:
         run_id = self._run_id
         if not decision.HasField("signature"):
             clause = "".join(one for one in decision.refused if one.isprintable())[:_LONGEST_CLAUSE] or "no reason"
-            await self._disk.aside(lambda records: records.agreements.refuse(run_id, name, clause, now))
+            await self._kept(lambda records: records.agreements.refuse(run_id, name, clause, now))
             with self._owing.changed:
                 self.accepted.discard(name)
                 self.refused[name] = clause
@@ -75,7 +78,7 @@ class Consent:
             return
         signed = Signed(decision.signature.certificate, decision.signature.value)
         self._refuse_unsigned(session, signed, offered.content, now)
-        await self._disk.aside(lambda records: records.agreements.accept(run_id, name, signed, now))
+        await self._kept(lambda records: records.agreements.accept(run_id, name, signed, now))
         with self._owing.changed:
             is_new = name not in self.accepted
             self.accepted.add(name)
@@ -111,11 +114,19 @@ class Consent:
         name, now = session.member.name, self._office.clock()
         at = now.timestamp()
         seen = Seen(head, at, ledger_head.countersign(self._office.signer, name, head, at))
-        is_newer = await self._disk.aside(lambda records: records.agreements.see(name, seen, now))
+        is_newer = await self._kept(lambda records: records.agreements.see(name, seen, now))
         if not is_newer:
             _log.warning("%s shows a ledger that is older than the one it had", name, extra={"institution": name})
             return None
         return _frame(seen)
+
+    async def _kept(self, write: Callable[[Records], _T]) -> _T:
+        """It is in the records; if they cannot be written, the run breaks off, and can be continued."""
+        try:
+            return await self._disk.aside(write)
+        except LeptonError as error:
+            self._owing.break_off(error)
+            raise
 
 
 def _frame(seen: Seen | None) -> ServerFrame:

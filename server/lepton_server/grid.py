@@ -87,8 +87,8 @@ class HubGrid(Grid):
         asked = list(messages)
         if 0 < len(asked) < self._least.asked:
             raise QuorumLost(
-                f"{counted_institutions(len(asked))} left to ask, and the contract promises at least {self._least.asked}; "
-                "the rounds before are safe; begin a new run with another least_cohort"
+                f"{counted_institutions(len(asked))} left to ask, and the contract promises at least "
+                f"{self._least.asked}; the rounds before are safe; begin a new run with another least_cohort"
             )
         owing, waiting = self._hub.owing, set(self.push_messages(asked))
         answers: list[Message] = []

@@ -28,7 +28,7 @@ from proposals import PRICE, PUBLIC, WITHOUT, contract, heart, policy, proposal,
 from lepton_fl.federation.contract import KINDS
 from lepton_fl.federation.installed import sha256_of
 from lepton_fl.federation.terms import from_document, to_document
-from lepton_fl.privacy.units import RecordPrivacy
+from lepton_fl.privacy.units import InstitutionPrivacy, PatientPrivacy, RecordPrivacy
 from lepton_fl.tasks.split import HoldOut
 
 
@@ -117,6 +117,10 @@ def priced(**fields: Any) -> Callable[[Proposal], Proposal]:
 VIOLATIONS = [
     violation("public_data", "seed=1, with which noise can be subtracted", {"seed": 1}),
     violation("public_data", "privacy=none", {"privacy": WITHOUT}),
+    violation("public_data", "asks for privacy=institution", {"privacy": InstitutionPrivacy(1.0, 1e-4, 1.0)}),
+    violation(
+        "budget.unit", "patients, with all of a patient's records", {"privacy": PatientPrivacy(1.0, 1e-4, 1.0, 8)}
+    ),
     violation("budget.unit", "a patient with several records", policy=budget(unit="patient")),
     violation("budget.delta", "states delta 0.001, and 0.0001 may be", record(delta=1e-3)),
     violation("budget.epsilon", "1.5 now and 3.01 after the run", known=priced(epsilon_after=3.01)),

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from lepton_client.limits import Limits, Refused, refuse_beyond
 from voices import Quiet
 
 from lepton_fl import strategies
@@ -147,13 +146,6 @@ def test_many_institutions_are_not_warned_of_their_number() -> None:
     few = cost_of_few(replace(LOUD, expected_batch=10.0), 100)
     assert few is not None
     assert "0.2 clipping norms in each of 100 parameters, 2 in all" in few
-
-
-def test_an_institution_that_wants_noise_of_its_own_refuses_the_run() -> None:
-    limits = Limits(epsilon=10, delta=0.1, not_private=False, exact_counts=False, holdout_share=0.5)
-    with pytest.raises(Refused, match="the run asks for privacy=institution; nothing was read or sent"):
-        refuse_beyond(limits, configured())
-    refuse_beyond(replace(limits, not_private=True), configured())
 
 
 def test_what_institutions_send_tells_no_number_of_records() -> None:
