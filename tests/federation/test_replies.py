@@ -489,7 +489,7 @@ def two_rounds(app: ClientApp) -> tuple[Rounds, ArrayRecord]:
     inner = FedAvg().build(Federation(3, 3, 0.1))
     rounds = Rounds(
         inner,
-        Run(grid.names, EXPECTED, NoJournal(Randomness(1)), None, lambda report: None, 1),
+        Run(grid.names, EXPECTED, NoJournal(Randomness(1)), None, lambda report: None, 1, None),
         Progress(ArrayRecord()),
     )
     start = ArrayRecord({name: Array(np.zeros(shape, dtype=np.float32)) for name, shape in TEMPLATE.items()})
@@ -581,7 +581,9 @@ def test_an_institution_that_was_not_asked_is_not_counted() -> None:
 
     inner = FedAvg().build(Federation(institutions=3, cohort_size=2, client_learning_rate=0.1))
     rounds = Rounds(
-        inner, Run(names, EXPECTED, NoJournal(Randomness(1)), None, lambda report: None, 1), Progress(ArrayRecord())
+        inner,
+        Run(names, EXPECTED, NoJournal(Randomness(1)), None, lambda report: None, 1, None),
+        Progress(ArrayRecord()),
     )
     sent = list(rounds.configure_train(1, arrays(), ConfigRecord(), Everyone()))  # type: ignore[arg-type]
     idle = next(node for node in names if node not in {message.metadata.dst_node_id for message in sent})

@@ -238,7 +238,9 @@ def wrapped(chosen: Strategy) -> Rounds:
     expected = Expected({"w": (3,)}, (2, 2), 1000, 1000, with_loss=False)
     inner = chosen.build(Federation(3, 3, 0.1))
     return Rounds(
-        inner, Run(names, expected, NoJournal(Randomness(1)), None, lambda report: None, 1), Progress(ArrayRecord())
+        inner,
+        Run(names, expected, NoJournal(Randomness(1)), None, lambda report: None, 1, None),
+        Progress(ArrayRecord()),
     )
 
 

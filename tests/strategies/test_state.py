@@ -65,7 +65,7 @@ def initial() -> ArrayRecord:
 def rounds_of(settings: Strategy, progress: Progress) -> Rounds:
     enter_run(1)
     expected = Expected(SHAPES, (2, 2), 1000, 1000, settings.needs_exact_loss)
-    run = Run(NAMES, expected, NoJournal(Randomness(1)), None, lambda report: None, settings.least_replies)
+    run = Run(NAMES, expected, NoJournal(Randomness(1)), None, lambda report: None, settings.least_replies, None)
     return Rounds(settings.build(Federation(INSTITUTIONS, INSTITUTIONS, 0.1)), run, progress)
 
 

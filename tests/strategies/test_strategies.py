@@ -236,7 +236,7 @@ def rounds_of(chosen: Strategy, institutions: int, start: Sequence[float] = (0.0
     names = {node: f"hospital-{node}" for node in range(1, institutions + 1)}
     expected = Expected({"weight": (2,)}, (2, 2), 1000, 1000, chosen.needs_exact_loss)
     inner = chosen.build(Federation(institutions, institutions, 0.1))
-    run = Run(names, expected, NoJournal(Randomness(1)), None, lambda report: None, chosen.least_replies)
+    run = Run(names, expected, NoJournal(Randomness(1)), None, lambda report: None, chosen.least_replies, None)
     rounds = Rounds(inner, run, Progress(ArrayRecord()))
     arrays = ArrayRecord({"weight": Array(np.array(start, dtype=np.float32))})
     list(rounds.configure_train(1, arrays, ConfigRecord(), Nodes(institutions)))  # type: ignore[arg-type]
