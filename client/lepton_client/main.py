@@ -20,11 +20,6 @@ usage: lepton-client VERB ...
 
   lepton-client enroll INVITATION [--home DIR]
                             join a federation: makes a key here, gets a certificate for it
-  lepton-client check task=heart data.path=FILE [--config-dir DIR] [--home DIR]
-                            the data against the task: rows that can be used, cells missing per column, values
-                            clipped, unknown categories, balance of the label per sensitive group; then certificate,
-                            server and clock, what would leave in a run, the GPU seen, room on the disk. Nothing of
-                            the data leaves this machine.
   lepton-client policy init [--data-set NAME --unit record --epsilon 3 --delta 1e-5 --task heart] [--home DIR]
                             write the institution's policy, without which nothing runs: asks what is not given (also
                             --accept by-hand|by-policy, --public-data yes|no); never replaces one
@@ -40,8 +35,13 @@ usage: lepton-client VERB ...
                             the contracts put before this institution; RUN: one in full, with its price, and a
                             person's decision where the policy says by-hand
   lepton-client run data.path=FILE [--home DIR]
-                            connect, and train whenever a run asks, until stopped; after a crash or a stop the
-                            same command goes on where it was
+                            connect, answer each run's contract by the policy, and train, until stopped; after a
+                            crash or a stop the same command goes on where it was
+  lepton-client check task=heart data.path=FILE [--config-dir DIR] [--home DIR]
+                            at any time, the data against the task: rows that can be used, cells missing per column,
+                            values clipped, unknown categories, balance of the label per sensitive group; then
+                            certificate, server and clock, what would leave in a run under the policy, the GPU seen,
+                            room on the disk. Nothing of the data leaves this machine.
   lepton-client status [--json] [--watch] [--home DIR]
                             connected or not, the run, epsilon spent of its budget; --watch: until Ctrl-C
   lepton-client ledger [--json] [--ledger DIR] [--home DIR]
@@ -58,17 +58,17 @@ task=      {task}
 
 --home DIR          the institution's folder; else LEPTON_HOME, else ~/.lepton/client
 data.path=FILE      a CSV (also .csv.gz) or Parquet file
---ledger DIR        the institution's ledger, if it is not HOME/ledger
+policy=FILE         the institution's policy, if it is not HOME/policy.yaml (check and run)
+ledger=DIR          its ledger, if it is not HOME/ledger; one for all federations that use the same records (run;
+                    --ledger DIR with the other verbs)
 device=cpu|cuda|cuda:N|auto
                     where to compute; auto: the first GPU, else the CPU (check and run)
-limits.epsilon=N    the most epsilon a run may cost here (and .delta); a run that asks for more is refused
-limits.not_private=true limits.exact_counts=true
-                    for public data only: seeded or unprotected runs, and exact hold-out counts, too
 log=text|json       lines for people, or one JSON object a line
 metrics_port=N      figures for Prometheus on http://127.0.0.1:N/metrics (run)
 
-exit codes: 0 done, 2 configuration, 3 privacy budget, 4 data, 7 certificate or refused, 8 invitation or enrolment,
-9 disk or home in use, 130 interrupted
+exit codes: 0 done, 2 configuration (also: no policy), 3 privacy (budget, ledger, self-test), 4 data, 5 model,
+7 certificate, or refused by the policy, the contract or the server, 8 invitation or enrolment, 9 disk or home in use,
+130 interrupted
 """
 
 
