@@ -27,6 +27,8 @@ test-slow: .venv/installed ## the tests that take more than half a minute each
 
 bench: .venv/installed ## measure again what bench/results holds
 	$(BIN)/python bench/link.py
+	$(BIN)/python bench/ledger.py
+	$(BIN)/python bench/self_test.py
 	$(BIN)/python bench/heart.py
 
 check: .venv/installed drift ## style, types, layers, generated code

@@ -15,6 +15,7 @@ import pytest
 from ledgers import DELTA, clock, declared, message, open_at, work
 from lepton_client.ledger import Ledger, nothing
 from lepton_client.ledger_files import LEDGER_POINTS, LedgerDamaged, Place, append
+from opacus.accountants import PRVAccountant
 
 from lepton_fl.errors import BudgetSpent, ConfigError
 from lepton_fl.privacy.accounting import Segment, epsilon_of_history, epsilon_spent
@@ -55,6 +56,24 @@ def test_a_round_is_on_disk_before_it_begins_and_stays_spent(folder: Path) -> No
     assert (spent.rounds, spent.steps, spent.runs, spent.delta, spent.cap) == (1, 10, 1, DELTA, 3.0)
     assert spent.epsilon_pld == epsilon_spent(4.0, DELTA, 0.1, 10)
     assert spent.epsilon_rdp >= spent.epsilon_pld
+
+
+def test_three_unlike_runs_of_three_operators_cost_what_an_independent_accountant_says(folder: Path) -> None:
+    unlike = {"one": (Step(1.1, 0.0128), 2000), "two": (Step(0.8, 0.0512), 400), "three": (Step(2.0, 0.1), 300)}
+    ledger, independent = open_at(folder), PRVAccountant()
+    for name, (step, steps) in unlike.items():
+        # In ten rounds each, with restarts between them.
+        ledger = open_at(folder)
+        run = replace(declared(name, step, rounds=10, cap=60.0), operator=f"operator of {name}")
+        ledger.declare(replace(run, steps_per_round=steps // 10))
+        for round in range(1, 11):
+            ledger.reserve(name, round, f"{name} {round}")
+        independent.history.append((step.noise_multiplier, step.sampling_rate, steps))
+    spent = open_at(folder).spent("heart", "record")
+    assert spent.epsilon_pld == pytest.approx(independent.get_epsilon(1e-5), rel=0.01)
+    alone = [epsilon_spent(step.noise_multiplier, 1e-5, step.sampling_rate, steps) for step, steps in unlike.values()]
+    assert spent.epsilon_pld < 0.75 * sum(alone)
+    assert (spent.runs, spent.rounds, spent.steps) == (3, 30, 2700)
 
 
 def test_an_account_without_a_run_has_spent_nothing(folder: Path) -> None:

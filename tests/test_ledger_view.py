@@ -10,7 +10,7 @@ import subprocess
 import sysconfig
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -177,9 +177,7 @@ def test_verify_ends_with_0_or_with_3_and_the_first_bad_entry(tmp_path: Path, le
     assert damaged.stderr.count("\n") == 1
 
 
-def test_a_thousand_entries_are_shown_quickly(tmp_path: Path, ledger: Ledger, say: Say) -> None:
+def test_a_thousand_entries_are_counted(tmp_path: Path, ledger: Ledger, say: Say) -> None:
     for number in range(1000):
         ledger.left(message("one", 1, "a", size=number))
-    begun = datetime.now(UTC)
     assert "1009 entries" in say()
-    assert datetime.now(UTC) - begun < timedelta(seconds=5)
