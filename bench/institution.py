@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import torch
+from empty import empty_terms
 from lepton_client.agent import Agent, Own
 from lepton_client.considering import Position
 from lepton_client.home import Home, open_home
@@ -22,6 +23,7 @@ from lepton_client.stream import Instruction, Stream
 from lepton_fl.evaluation.counts import table_shape
 from lepton_fl.federation.codec import Route, decode, encode
 from lepton_fl.federation.contract import PLAIN_UPDATE, RECORD_COUNT, Contract, Purpose
+from lepton_fl.federation.drift import Agreed
 from lepton_fl.flower import ClientApp, Context, Message, MessageType, MetricRecord, RecordDict, enter_run
 from lepton_fl.privacy.books import Declared
 from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY
@@ -77,10 +79,11 @@ class Prompt(Agent):
         )
         leaves = (PLAIN_UPDATE, RECORD_COUNT)
         contract = Contract(welcome.run_id, "", Purpose("bench", 0, ""), (), 1, leaves, (), "none", None, False, {}, {})
+        nothing = Agreed("", empty_terms(1), 1, {})
         context = Context(welcome.run_id, welcome.node_id, {}, RecordDict(), {})
         rounds = Rounds(self._ledger, run)
         self._job = Job(
-            welcome.run_id, welcome.node_id, contract, _POLICY, self._ledger, {}, ClientApp(), rounds, context
+            welcome.run_id, welcome.node_id, contract, _POLICY, self._ledger, nothing, ClientApp(), rounds, context
         )
 
     def _answer(self, stream: Stream, instruction: Instruction) -> Answer | None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from empty import empty_terms
 from lepton_server.grid import HubGrid, Least
 from lepton_server.journal import Inbox, RunJournal
 from loopback import Loopback, federation
@@ -29,33 +30,17 @@ from machine import store
 from raw import SIZE, Raw, streams
 
 from lepton_fl.federation.journal import RoundReport
-from lepton_fl.federation.terms import Terms
 from lepton_fl.files import write_secret
 from lepton_fl.flower import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
-from lepton_fl.models.logistic import Logistic
-from lepton_fl.models.shape import Shape
 from lepton_fl.privacy.randomness import Randomness
-from lepton_fl.privacy.units import NoPrivacy
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.terminal import PlainVoice
 from lepton_fl.run import Carrier, Names, Prepared, conduct, prepare
-from lepton_fl.strategies.averaging import FedAvg
-from lepton_fl.tasks.split import HoldOut
-from lepton_fl.tasks.task import Task
-from lepton_fl.training.settings import Training
 
 INSTITUTIONS = 3
 _WARM_UP_ROUNDS, _WARM_UP_TRANSFERS = 20, 2
 _ARRAYS = 16  # that the 50 MiB are made of
 _PACKAGES = ("lepton-fl", "grpcio", "protobuf", "flwr", "numpy", "cryptography")
-
-
-class Columns(Task):
-    """As many inputs as the heart table has once encoded, and no data: 39 parameters."""
-
-    def shape(self) -> Shape:
-        """See `Task.shape`."""
-        return Shape((38,), 1)
 
 
 class TimedGrid(HubGrid):
@@ -91,19 +76,7 @@ class Watch(PlainVoice):
 
 def prepared(rounds: int, names: tuple[str, ...]) -> Prepared:
     """A run of FedAvg over 39 parameters, without privacy."""
-    training = Training(1, 1.0, 0.5, 1.0, 0.0, 0.0, 256)
-    terms = Terms(
-        task=Columns("empty rounds", 1, None),
-        model=Logistic(),
-        strategy=FedAvg(),
-        privacy=NoPrivacy(),
-        training=training,
-        holdout=HoldOut("bench", 0.2),
-        rounds=rounds,
-        weight_cap=100_000,
-        seed=None,
-    )
-    return prepare(terms, Names("empty", "logistic", "fedavg"), names, None)
+    return prepare(empty_terms(rounds), Names("empty", "logistic", "fedavg"), names, None)
 
 
 def empty_rounds(here: Loopback, folder: Path, rounds: int) -> tuple[list[float], list[float]]:

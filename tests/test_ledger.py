@@ -62,7 +62,7 @@ def test_three_unlike_runs_of_three_operators_cost_what_an_independent_accountan
     unlike = {"one": (Step(1.1, 0.0128), 2000), "two": (Step(0.8, 0.0512), 400), "three": (Step(2.0, 0.1), 300)}
     ledger, independent = open_at(folder), PRVAccountant()
     for name, (step, steps) in unlike.items():
-        # In ten rounds each, with restarts between them.
+        # In ten rounds, after a restart.
         ledger = open_at(folder)
         run = replace(declared(name, step, rounds=10, cap=60.0), operator=f"operator of {name}")
         ledger.declare(replace(run, steps_per_round=steps // 10))

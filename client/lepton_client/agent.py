@@ -7,6 +7,7 @@ Nothing is trained that was not signed, and nothing leaves that is not in the le
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from lepton_fl.v1.federation_pb2 import ClientFrame, Held, Hello, Welcome
 _log = logging.getLogger(__name__)
 _MOST_BYTES = 4 << 30  # of one instruction; memory grows with what arrives, not with what is announced
 _LOOK_S = 1.0
+_COUNTERSIGN_S = 120.0  # longer than any line takes for a hundred bytes and back
 
 POINTS = ("round trained", "reply kept", "reply released", "reply sent", "reply forgotten", *ledger_files.LEDGER_POINTS)
 Reached = Callable[[str], None]
@@ -73,6 +75,7 @@ class Agent:
         self._waiting: tuple[Matter, Offered, Welcome] | None = None  # for a person's decision
         self._partial: Assembler | None = None
         self._seen = -1  # position of the last head that the operator of this stream countersigned; -1: not told yet
+        self._shown = 0  # position of the last head that was there when the operator was told of one
         self.standing = Standing(home.path, own.ledger)
 
     def connect(self, channel: grpc.Channel) -> Ended:
@@ -133,14 +136,27 @@ class Agent:
 
     def _show_head(self, stream: Stream) -> None:
         head = head_of(self._own.ledger)
-        if head is not None and head.position > self._seen:
+        if head is None:
+            return
+        self._shown = head.position
+        if head.position > self._seen:
             stream.send(ClientFrame(ledger_head=ledger_head.to_wire(head)))
 
-    def _is_seen(self, stream: Stream, position: int) -> bool:
-        """Wait until the operator countersigned this entry; whether it did before the stream was over."""
-        while self._seen < position and not stream.is_over:
+    def _is_seen(self, stream: Stream) -> bool:
+        """Wait until the operator countersigned what it was shown; whether it did before the stream was over.
+
+        Raises:
+            Refused: it does not, though the stream is open.
+        """
+        end = time.monotonic() + _COUNTERSIGN_S
+        while self._seen < self._shown and not stream.is_over:
+            if time.monotonic() > end:
+                raise Refused(
+                    f"the server did not countersign the ledger within {_COUNTERSIGN_S:.0f} s; the answer is kept here "
+                    "and was not sent; tell the operator"
+                )
             self._look_at_heads(stream, wait_s=0.5)
-        return self._seen >= position
+        return self._seen >= self._shown
 
     # -- the contract
 
@@ -150,17 +166,14 @@ class Agent:
                 "the server does not say where it saw the ledger; nothing was read or sent; tell the operator"
             )
         offered = agreeing.offered(self._desk, welcome)
-        if self._job is not None and self._job.run_id == welcome.run_id:
+        decided = self._desk.contracts.decision(welcome.run_id)
+        if self._job is not None and self._job.run_id == welcome.run_id and decided is not None:
             # The same run after a reconnect is kept as it is.
-            matter = self._waiting_or_decided(welcome)
-        else:
-            self._job = None
-            matter = agreeing.consider_offer(self._desk, welcome.run_id, offered.contract)
+            stream.send(agreeing.frame_of(decided, offered))
+            return
+        self._job = None
+        matter = agreeing.consider_offer(self._desk, welcome.run_id, offered.contract)
         self._settle(stream, matter, offered, welcome)
-
-    def _waiting_or_decided(self, welcome: Welcome) -> Matter:
-        considered = self._considered
-        return Matter(welcome.run_id, considered, self._desk.contracts.decision(welcome.run_id))
 
     def _settle(self, stream: Stream, matter: Matter, offered: Offered, welcome: Welcome) -> None:
         """Say what was decided; join, if the contract was accepted. Nothing is said while a person has to look."""
@@ -170,13 +183,12 @@ class Agent:
         if matter.decided.is_accepted and self._job is None:
             self._join(matter.considered, welcome)
         self._show_head(stream)
-        stream.send(agreeing.frame_of(matter, offered))
+        stream.send(agreeing.frame_of(matter.decided, offered))
 
     def _join(self, considered: Considered, welcome: Welcome) -> None:
         policy, ledger = self._own.position.policy, self._own.ledger
         data = (self._own.source, self._home.institution, welcome.node_id)
         self._job = job.join(considered, policy, ledger, data)
-        self._considered = considered
         run = Joined(welcome.run_id, considered.terms.task.title, considered.terms.rounds, _promise(considered))
         self.standing.joined(run)
         told = "NOT PRIVATE" if run.promise is None else _told(run.promise)
@@ -218,7 +230,7 @@ class Agent:
         if self._job is None:
             return
         ledger = self._own.ledger
-        if answer.is_training and not self._is_seen(stream, ledger.head.position - 1):
+        if answer.is_training and not self._is_seen(stream):
             return  # the stream is over; the answer is kept for the next
         begin = outbound.announced(instruction.message_id, answer.parts, instruction.held)
         with self._written():

@@ -97,11 +97,9 @@ def consider_offer(desk: Desk, run_id: int, contract: Contract) -> Matter:
     return Matter(run_id, considered, None)
 
 
-def frame_of(matter: Matter, offered: Offered) -> ClientFrame:
+def frame_of(decided: Decided, offered: Offered) -> ClientFrame:
     """The decision as the server hears it: a signature, or the clause; never a value of the policy."""
-    decided, digest = matter.decided, sha256(offered.content).digest()
-    if decided is None:
-        raise RuntimeError("nothing was decided yet")
+    digest = sha256(offered.content).digest()
     if decided.is_accepted and decided.signed is not None:
         signed = Signature(certificate=decided.signed.certificate, value=decided.signed.value)
         return ClientFrame(decision=Decision(contract_sha256=digest, signature=signed))

@@ -20,11 +20,11 @@ from lepton_client.records import own_site
 from lepton_client.refused import Refused
 from lepton_fl.errors import LeptonError
 from lepton_fl.federation import replies
-from lepton_fl.federation.arrays import Template, template_of
+from lepton_fl.federation.arrays import template_of
 from lepton_fl.federation.client_app import client_app
 from lepton_fl.federation.codec import BadMessage, Route, decode, encode
 from lepton_fl.federation.contract import COHORT_KEY, EXACT_COUNTS, NOISED_UPDATE, Contract
-from lepton_fl.federation.drift import drift
+from lepton_fl.federation.drift import Agreed, agreed, drift
 from lepton_fl.flower import CLIENT_APP_RAISED, ClientApp, Context, Error, Message, MessageType, RecordDict, enter_run
 from lepton_fl.link.frames import Parts
 from lepton_fl.tasks.task import DataSource
@@ -82,7 +82,7 @@ class Job:
     contract: Contract
     policy: Policy
     ledger: Ledger
-    template: Template
+    agreed: Agreed
     app: ClientApp
     rounds: Rounds
     context: Context
@@ -122,7 +122,7 @@ def join(considered: Considered, policy: Policy, ledger: Ledger, data: tuple[Dat
         contract,
         policy,
         ledger,
-        template_of(program.model),
+        agreed(contract, considered.terms, template_of(program.model)),
         client_app(program, {site.institution: site}, rounds),
         rounds,
         context,
@@ -195,7 +195,7 @@ def _message(job: Job, message_id: str, parts: Parts) -> Message:
         raise Refused(
             f"the server sent what is no message ({error}); nothing was trained; tell the operator"
         ) from error
-    differs = drift(job.contract, job.template, message)
+    differs = drift(job.agreed, message)
     if differs is not None:
         raise Refused(
             f"the server asks for what was not signed: {differs}; nothing was read or sent; tell the operator"

@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from lepton_fl.federation.arrays import BadArrays, Template, checked
 from lepton_fl.federation.contract import COHORT_KEY, CONTRACT_KEY, Contract, digest
+from lepton_fl.federation.terms import Terms
 from lepton_fl.flower import ConfigRecord, Message, MessageType
 from lepton_fl.strategies.averaging import FedProx
 
 
-def drift(contract: Contract, template: Template, message: Message) -> str | None:
-    """How an instruction differs from the contract: `rounds: signed 10, now 11`; None if it does not.
+@dataclass(frozen=True)
+class Agreed:
+    """What every instruction of a run is held against."""
 
-    Args:
-        template: of the signed model's parameters.
-    """
+    sha256: str  # of the contract
+    terms: Terms
+    least_cohort: int
+    template: Template  # of the model's parameters
+
+
+def agreed(contract: Contract, terms: Terms, template: Template) -> Agreed:
+    """What this contract, with its terms, lets an instruction ask for."""
+    return Agreed(digest(contract), terms, contract.least_cohort, template)
+
+
+def drift(agreed: Agreed, message: Message) -> str | None:
+    """How an instruction differs from what was agreed to: `rounds: signed 10, now 11`; None if it does not."""
     records = message.content.config_records
     config = records["config"] if "config" in records else ConfigRecord()
     asked = config.get(CONTRACT_KEY)
-    if asked != digest(contract):
-        return f"contract: signed {digest(contract)[:12]}, now {_short(asked)}"
-    if message.metadata.message_type == MessageType.TRAIN:
-        said = _of_training(contract, config)
-        if said is not None:
-            return said
-    return _of_model(template, message)
+    if asked != agreed.sha256:
+        return f"contract: signed {agreed.sha256[:12]}, now {_short(asked)}"
+    is_training = message.metadata.message_type == MessageType.TRAIN
+    said = _of_round(agreed, config) or (_of_pull(agreed.terms, config) if is_training else None)
+    return said or _of_model(agreed.template, message)
 
 
-def _of_training(contract: Contract, config: ConfigRecord) -> str | None:
-    terms = contract.settings()
-    round, cohort, pull = config.get("server-round"), config.get(COHORT_KEY), config.get("proximal-mu", 0.0)
-    signed_pull = terms.strategy.proximal_mu if isinstance(terms.strategy, FedProx) else 0.0
-    if type(round) is not int or not 1 <= round <= terms.rounds:
-        return f"rounds: signed {terms.rounds}, now {_short(round)}"
-    if type(cohort) is not int or cohort < contract.least_cohort:
-        return f"least_cohort: signed {contract.least_cohort}, now {_short(cohort)}"
-    if pull != signed_pull:
-        return f"strategy.proximal_mu: signed {signed_pull:g}, now {_short(pull)}"
+def _of_round(agreed: Agreed, config: ConfigRecord) -> str | None:
+    round, cohort, rounds = config.get("server-round"), config.get(COHORT_KEY), agreed.terms.rounds
+    if type(round) is not int or not 1 <= round <= rounds:
+        return f"rounds: signed {rounds}, now {_short(round)}"
+    if type(cohort) is not int or cohort < agreed.least_cohort:
+        return f"least_cohort: signed {agreed.least_cohort}, now {_short(cohort)}"
     return None
+
+
+def _of_pull(terms: Terms, config: ConfigRecord) -> str | None:
+    pull = config.get("proximal-mu", 0.0)
+    signed = terms.strategy.proximal_mu if isinstance(terms.strategy, FedProx) else 0.0
+    return None if pull == signed else f"strategy.proximal_mu: signed {signed:g}, now {_short(pull)}"
 
 
 def _of_model(template: Template, message: Message) -> str | None:

@@ -86,21 +86,23 @@ def test_a_contract_that_changes_in_mid_run_is_refused_by_its_field(run: Run, el
     assert elm.ledger.run(str(run.run_id)).rounds == 0  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
+        ({"server-round": "one"}, "rounds: signed 30, now one"),
+        ({"cohort-size": "all"}, "least_cohort: signed 2, now all"),
         ({"server-round": 31}, "rounds: signed 30, now 31"),
         ({"server-round": 0}, "rounds: signed 30, now 0"),
         ({"cohort-size": 1}, "least_cohort: signed 2, now 1"),
-        ({"proximal-mu": 0.5}, "strategy.proximal_mu: signed 0, now 0.5"),
         ({CONTRACT_KEY: "ab" * 32}, "contract: signed"),
     ],
 )
 def test_an_instruction_beyond_the_contract_is_refused_by_its_field(
-    run: Run, elm: Institution, asked: dict[str, Any], said: str
+    run: Run, elm: Institution, asked: dict[str, Any], said: str, kind: str
 ) -> None:
     contract = agreed(run, elm)
-    run.ask("train", contract, arrays_of(SIGNED), asked)
+    run.ask(kind, contract, arrays_of(SIGNED), asked)
     refused = elm.over()
     assert isinstance(refused, Refused)
     assert f"asks for what was not signed: {said}" in str(refused)
@@ -112,6 +114,19 @@ def test_another_models_parameters_are_refused_as_the_model(run: Run, elm: Insti
     larger = {name: Array(np.zeros((2, *array.shape), np.float32)) for name, array in arrays_of(SIGNED).items()}
     run.ask("train", contract, ArrayRecord(larger))
     assert "not signed: model: " in str(elm.over())
+
+
+def test_a_pull_that_was_signed_is_part_of_training_alone(run: Run, elm: Institution) -> None:
+    strategy = from_document("strategy", {"kind": "fedprox", "proximal_mu": 0.5})
+    contract = run.contract(replace(SIGNED, strategy=strategy), 2)
+    run.offer(contract)
+    elm.connect()
+    until(lambda: "elm" in run.federation.hub.consent.accepted)
+    arrays = arrays_of(SIGNED)
+    assert not run.answer(run.ask("train", contract, arrays, {"proximal-mu": 0.5})).has_error()
+    assert not run.answer(run.ask("evaluate", contract, arrays)).has_error()
+    run.ask("train", contract, arrays, {"server-round": 2})
+    assert "strategy.proximal_mu: signed 0.5, now 0.0" in str(elm.over())
 
 
 def test_a_signed_round_is_trained_and_answered_once(run: Run, elm: Institution) -> None:
