@@ -58,6 +58,7 @@ class Segment:
     steps: int
 
 
+@lru_cache(maxsize=64)
 def calibrate(epsilon: float, delta: float, schedule: Schedule) -> float:
     """The least noise multiplier under which the whole schedule costs at most (epsilon, delta).
 
