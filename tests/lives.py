@@ -1,7 +1,7 @@
 """A training client that dies again and again, and the server that it comes back to; both are the product's own code.
 
 usage: lives.py server SEEN SETTING=VALUE ...   `lepton-server run` that copies each answer as it is taken to SEEN
-       lives.py client SEEN HOME DATA           one life of `lepton-client run` for each line on stdin, ended by SIGKILL:
+       lives.py client SEEN HOME DATA           a life of `lepton-client run` for each line on stdin, ended by SIGKILL:
                                                 `SECONDS` after so long; `SECONDS NUMBER POINT` when POINT is passed the
                                                 NUMBERth time, or after so long. Prints `killed` or `ended CODE`.
                                                 `warm`: later lives need not work out anew what the contract means

@@ -94,12 +94,14 @@ class Dying:
             )
         federation.processes.append(self._lives)
 
-    def live(self, death: str) -> None:
-        """One life; it does not end by itself."""
+    def live(self, death: str) -> float:
+        """One life, in seconds; it does not end by itself."""
+        born = time.monotonic()
         self.say(death)
         assert self._lives.stdout
         ended = self._lives.stdout.readline()
         assert ended == "killed\n", f"{death}: {ended} {self.said('client.log')} {self.said('server.log')}"
+        return time.monotonic() - born
 
     def say(self, line: str) -> None:
         assert self._lives.stdin
@@ -145,13 +147,15 @@ def never_below(dying: Dying, noise_multiplier: float) -> Spent:
     return Spent(spent.rounds, len(released), spent.epsilon_pld, true)
 
 
-def deaths(kills: int, moments: random.Random) -> Iterator[str]:
-    """Half of them at points, each point about as often; half at any moment of a life."""
+def kill_often(dying: Dying, kills: int, moments: random.Random) -> Iterator[int]:
+    """Half of them at points, each point about as often; half at any moment of a life that is as long, or twice."""
+    life_s = 1.0
     for kill in range(kills):
         if kill % 2:
-            yield f"{moments.uniform(0, 1.5)}"
+            dying.live(f"{moments.uniform(0, 2 * life_s)}")
         else:
-            yield f"{LONGEST_S} {moments.randint(1, 3)} {POINTS[kill // 2 % len(POINTS)]}"
+            life_s = dying.live(f"{LONGEST_S} {moments.randint(1, 3)} {POINTS[kill // 2 % len(POINTS)]}")
+        yield kill
 
 
 @pytest.fixture
@@ -170,8 +174,7 @@ def test_a_training_client_killed_again_and_again_never_spends_more_than_its_led
     dying.live(f"{PATIENCE_S} 1 reply forgotten")
     dying.say("warm")
     began = time.monotonic()
-    for kill, death in enumerate(deaths(kills, random.Random(seed))):  # noqa: S311 - a schedule
-        dying.live(death)
+    for kill in kill_often(dying, kills, random.Random(seed)):  # noqa: S311 - a schedule
         if kill % 10 == 9:
             never_below(dying, noise_multiplier)
     spent, seconds, before = never_below(dying, noise_multiplier), time.monotonic() - began, len(federation.rounds())
