@@ -50,7 +50,9 @@ class Served:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=os.environ | _GIVEN_BACK,
+                env=os.environ
+                | _GIVEN_BACK
+                | {"PYTHONPATH": os.pathsep.join(sys.path)},  # as the tests find their modules
                 text=True,
             )
 
