@@ -43,7 +43,7 @@ def policy(arguments: list[str]) -> None:
 
 def _parser() -> Parser:
     parser = Parser(prog="lepton-client policy", add_help=False, allow_abbrev=False)
-    verbs = parser.add_subparsers(dest="verb", parser_class=Parser, required=True)
+    verbs = parser.add_subparsers(dest="verb", metavar="init|show|explain|hash", parser_class=Parser, required=True)
     verbs.add_parser("hash", add_help=False, allow_abbrev=False).add_argument("module")
     for name in ("init", "show", "explain"):
         verb = verbs.add_parser(name, add_help=False, allow_abbrev=False)

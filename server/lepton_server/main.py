@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lepton_fl.command import Parser, home_as_setting
 from lepton_fl.config import App, run_app
-from lepton_fl.errors import exit_on_error
+from lepton_fl.errors import ConfigError, exit_on_error
 
 if TYPE_CHECKING:
     from lepton_server.settings import ServerConfig
@@ -22,18 +22,20 @@ usage: lepton-server VERB [--home DIR] ...
   lepton-server institutions [--json]            who was invited, is a member, was revoked; when certificates end
   lepton-server status [--json] [--watch]        who is connected, the round, epsilon spent; --watch: until Ctrl-C
   lepton-server revoke "North Hospital"          keep an institution out; an open stream is cut within seconds
-  lepton-server run task=heart rounds=10         wait for the institutions, train, write the results, stop;
+  lepton-server run task=heart rounds=10         wait for the institutions, offer them a signed contract,
+                                                 train with those who accept it, write the results, stop;
                                                  after a crash or a stop the same command continues the run
   lepton-server run --help                       the settings of a run
 
 --home DIR            the operator's folder; else LEPTON_HOME, else ~/.lepton/server
 
 exit codes: 0 done, 2 configuration, 3 privacy budget, 6 no model trained, 7 certificate, 8 invitation,
-9 the operator's records, 10 too few institutions, 11 stopped by SIGTERM, 130 interrupted
+9 the operator's records, 10 too few institutions are there or accept, 11 stopped by SIGTERM, 130 interrupted
 """
 
 RUN_HELP = """\
-lepton-server run: wait for the institutions, train, write the results, stop.
+lepton-server run: wait for the institutions, offer them a signed contract, train with those who accept it, write the
+results, stop.
 
 usage: lepton-server run [--home DIR] [SETTING=VALUE ...] [--config-dir DIR] [--cfg job]
 
@@ -50,12 +52,17 @@ quorum_s=SECONDS    wait so long for them
 round_s=SECONDS     and so long for the answers of a round
 grace_s=SECONDS     one that loses its connection may come back within this time
 abandon=true        give up an unfinished run that was asked for with other settings, and begin this one
-seed=N              reproducible, and therefore labelled not private; null: private
+least_cohort=N      no round asks fewer institutions; null: two, or one where one takes part
+seed=N              reproducible, and therefore labelled not private; null: private; policies allow it for public data
+purpose.purpose=TEXT purpose.contact=TEXT purpose.retention_days=N
+                    why the model is trained, whom to ask, how long results are kept: words of the contract
 output=DIR          result.json, rounds.jsonl, model.safetensors, learning_curve.png
 log=text|json       lines for people, or one JSON object a line
 plugins=[MODULE]    models, tasks and strategies of one's own, installed here; docs/policy.md
 metrics_port=N      figures for Prometheus on http://127.0.0.1:N/metrics
 """
+
+_PLAIN_VERBS = ("init", "invite", "revoke", "institutions", "status")
 
 
 def main() -> None:
@@ -73,9 +80,11 @@ def main() -> None:
 
 
 def _plain_verb(arguments: list[str]) -> None:
+    if arguments[0] not in _PLAIN_VERBS:
+        raise ConfigError(f"there is no verb {arguments[0][:40]!r}; nothing was done; lepton-server --help lists them")
     parser = Parser(prog="lepton-server", add_help=False, allow_abbrev=False)
     verbs = parser.add_subparsers(dest="verb", parser_class=Parser, required=True)
-    for name in ("init", "invite", "revoke", "institutions", "status"):
+    for name in _PLAIN_VERBS:
         verb = verbs.add_parser(name, add_help=False, allow_abbrev=False)
         verb.add_argument("--home")
         if name == "init":
