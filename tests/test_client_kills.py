@@ -2,6 +2,7 @@
 
 The agent and the server are the product's own, over mutual TLS, in a private run. What was released is told without the
 ledger: each answer is copied before its first byte can be sent, and once more where the server takes it.
+LEPTON_TEST_KILLS says how often it is killed, LEPTON_TEST_SEED when.
 """
 
 from __future__ import annotations
