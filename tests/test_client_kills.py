@@ -136,7 +136,7 @@ def never_below(dying: Dying, noise_multiplier: float) -> Spent:
     """The ledger opens, and covers every round of which a byte may have left; none was answered in two ways."""
     came, taken = dying.came.contents(), dying.came.updates()  # first, since an agent's life may not be quite over
     sent, released = dying.sent.contents(), dying.sent.updates() | taken
-    assert [contents for contents in (sent | came).values() if len(contents) != 1] == []
+    assert [contents for contents in (*sent.values(), *came.values()) if len(contents) != 1] == []
     assert all(sent.get(message_id) == contents for message_id, contents in came.items())
     assert dying.replies() <= {*came}
     ledger = Ledger.open(dying.home / "ledger", lambda: datetime.now(UTC))

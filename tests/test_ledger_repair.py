@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from ledgers import clock, declared, message, open_at
-from lepton_client import put_back
+from lepton_client import ledger_view, put_back
 from lepton_client.ledger_files import LedgerDamaged
 from lepton_client.ledger_repair import Accepted, Decision, accept
 from lepton_client.put_back import Countersigned
@@ -186,6 +186,8 @@ def test_a_ledger_put_back_is_whole_and_still_its_cap_is_taken_as_spent(folder: 
         LedgerDamaged, match=r"entry 9 is not the one that the operator of federation efefefefefefefef c"
     ):
         open_at(folder)
+    with pytest.raises(LedgerDamaged, match="entry 9 is not"):
+        ledger_view.read(folder)
     accepted = decide(folder)
     assert (accepted.spending, accepted.carried) == ("cap", 5)
     assert accepted.kept is not None
