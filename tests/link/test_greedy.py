@@ -87,12 +87,14 @@ def test_instructions_given_up_are_not_kept_for_a_member_that_does_not_read(scen
     assert grown < 40
 
 
+@pytest.mark.slow
 def test_acknowledgements_are_not_kept_for_a_member_that_does_not_read(scene: Scene, deaf: Peer) -> None:
     deaf.send(*[frame for number in range(200) for frame in reply_frames(Parts(b"x", ()), f"{number:064}")])
     assert wait_until(lambda: scene.served.usage().sessions == 1)
     assert "greedy: more is asked for than is read" in scene.served.log
 
 
+@pytest.mark.slow
 def test_an_id_of_a_megabyte_is_neither_kept_nor_answered(scene: Scene, deaf: Peer) -> None:
     before = scene.rss()
     deaf.send(*[frame for number in range(100) for frame in reply_frames(Parts(b"x", ()), f"{number}" + "x" * MB)])
@@ -100,6 +102,7 @@ def test_an_id_of_a_megabyte_is_neither_kept_nor_answered(scene: Scene, deaf: Pe
     assert scene.rss() - before < 40
 
 
+@pytest.mark.slow
 def test_a_revoked_member_that_does_not_read_gets_nothing_more_once_it_does(scene: Scene, deaf: Peer) -> None:
     scene.operator.revoke("greedy")
     time.sleep(5)
@@ -137,6 +140,7 @@ def test_a_network_that_vanishes_within_an_instruction_is_noticed(scene: Scene) 
             line.restore()
 
 
+@pytest.mark.slow
 def test_an_older_stream_that_does_not_read_ends_when_it_is_replaced(scene: Scene, deaf: Peer) -> None:
     before = scene.served.usage().tasks
     with joined(scene.greedy, scene.port):
@@ -146,6 +150,7 @@ def test_an_older_stream_that_does_not_read_ends_when_it_is_replaced(scene: Scen
 # Who sends in crumbs
 
 
+@pytest.mark.slow
 def test_a_message_in_crumbs_takes_about_the_memory_of_its_bytes(scene: Scene) -> None:
     asked, crumbs = scene.served.ask(scene.greedy), 100_000
     announced = Begin(reply_to_message_id=asked, envelope_bytes=2 * crumbs + 1, sha256=bytes(32))
@@ -206,6 +211,7 @@ def test_two_hundred_streams_of_one_member_leave_it_one_place(scene: Scene) -> N
     assert after.rss_bytes - before.rss_bytes < 40 * MB
 
 
+@pytest.mark.slow
 def test_two_hundred_connections_that_say_nothing_hold_nobody_up(scene: Scene) -> None:
     with ExitStack() as open_ones:
         for _ in range(STREAMS):
