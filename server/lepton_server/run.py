@@ -102,12 +102,14 @@ def _train(config: ServerConfig, home: Home, hub: Hub, watchers: tuple[Voice, Re
     run = _terms(config, prepared, place, home)
     contract = from_bytes(run.offered.content)
     hub.begin_run(run)
-    if unfinished is None:
-        least = max(contract.least_cohort, prepared.terms.strategy.least_replies)
-        wait_for_decisions(hub, institutions, least)
-    else:
+    if runs.rounds(stored.run_id):
         agreed = hub.consent.accepted & set(institutions)
         wait_for_members(hub, lambda: agreed <= set(hub.present().values()), config.grace_s)
+    else:
+        # Also where a server was killed after it began a run: nobody was asked for work yet, and not all have decided.
+        least = max(contract.least_cohort, prepared.terms.strategy.least_replies)
+        _gather_again(hub, institutions, least, config.grace_s)
+        wait_for_decisions(hub, institutions, least)
     _conduct(prepared, hub, (runs, stored, place), (voice, contract))
 
 
@@ -174,6 +176,16 @@ def _gather(config: ServerConfig, home: Home, hub: Hub) -> tuple[str, ...]:
             return tuple(sorted(session.member.name for session in hub.sessions.values()))
     finally:
         store.close()
+
+
+def _gather_again(hub: Hub, institutions: tuple[str, ...], least: int, grace_s: float) -> None:
+    """All of the run's institutions are connected, or as many as it needs after this time."""
+
+    def here() -> int:
+        return len({session.member.name for session in hub.sessions.values()} & {*institutions})
+
+    wait_for_members(hub, lambda: here() == len(institutions), grace_s)
+    wait_for_members(hub, lambda: here() >= least)
 
 
 def _terms(config: ServerConfig, prepared: Prepared, place: Place, home: Home) -> RunTerms:
