@@ -22,7 +22,7 @@ demo: .venv/installed ## four hospitals train a private model; results in output
 test: .venv/installed ## the test suite
 	$(BIN)/python -m pytest
 
-test-slow: .venv/installed ## the tests that take more than half a minute each
+test-slow: .venv/installed ## the tests that take long
 	$(BIN)/python -m pytest -m slow
 
 bench: .venv/installed ## measure again what bench/results holds
