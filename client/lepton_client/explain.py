@@ -35,7 +35,7 @@ _LEAST_DIGEST = 4  # digits of a contract's digest that name it
 
 
 def find_contract(home: Path, run: str) -> Contract:
-    """The contract that `run` names: a file, the number of a run proposed here, or the first digits of a digest.
+    """The contract that `run` names: a file, a run proposed here by the first digits of its number or its digest.
 
     Raises:
         ConfigError: there is none, or more than one.
@@ -43,7 +43,9 @@ def find_contract(home: Path, run: str) -> Contract:
     if Path(run).is_file():
         return _read(Path(run))
     stored = sorted((home / "contracts").glob("*/contract.json"))
-    numbered = [path for path in stored if path.parent.name == run]
+    numbered = [path for path in stored if path.parent.name == run] or [
+        path for path in stored if run and path.parent.name.startswith(run)
+    ]
     found = [_read(path) for path in numbered or stored]
     if not numbered:
         found = [one for one in found if len(run) >= _LEAST_DIGEST and digest(one).startswith(run.lower())]
