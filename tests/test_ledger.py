@@ -415,6 +415,26 @@ def test_a_full_disk_reserves_nothing_and_the_ledger_goes_on_when_there_is_room(
     assert open_at(folder).spent("heart", "record").rounds == 1
 
 
+def test_a_message_that_cannot_be_noted_does_not_count_as_left(folder: Path) -> None:
+    ledger = open_at(folder)
+    ledger.declare(declared())
+    ledger.reserve("one", 1, "first")
+    full = [True]
+
+    def reached(point: str) -> None:
+        if full[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    watched = Ledger.open(folder, clock, reached)
+    with pytest.raises(OSError, match="No space"):
+        watched.left(message("one", 1, "first"))
+    full[0] = False
+    # The line may be there: then the answer is known as released, and is sent again without another charge.
+    assert open_at(folder).spent("heart", "record").rounds == 1
+    watched.left(message("one", 1, "first"))
+    assert [entry["entry"] for entry in entries(folder)][-1] == "left"
+
+
 def test_an_entry_of_a_later_version_stops_this_one(folder: Path) -> None:
     open_at(folder)
     key, place = (folder / "ledger.key").read_bytes(), Place(GENESIS, 0)
