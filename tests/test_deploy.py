@@ -215,6 +215,7 @@ def with_only(extra: str) -> list[str]:
     return ["python", "-c", ONLY + start, ",".join(absent)]
 
 
+@pytest.mark.slow
 def test_each_side_runs_with_its_own_extra_alone(federation: Federation) -> None:
     invitation = federation.invite("Cleveland")
     settings = ["--home", "server", "rounds=2", "quorum_s=60", "output=out", f"metrics_port={free_port()}", "log=json"]

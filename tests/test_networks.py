@@ -53,7 +53,7 @@ def until_passed(way: Way, size: int) -> None:
 @pytest.mark.parametrize(
     ("direction", "transfers"),
     [
-        pytest.param("up", 2, id="upload"),
+        pytest.param("up", 2, id="upload", marks=pytest.mark.slow),
         # Two rounds of training and evaluation each begin with the model.
         pytest.param("down", 4, id="download", marks=pytest.mark.slow),
     ],

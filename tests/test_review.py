@@ -69,6 +69,7 @@ def test_nothing_is_trained_before_a_person_accepted_what_they_read(federation: 
     assert json.loads((kept / "decision.json").read_text())["accepted"] is True
 
 
+@pytest.mark.slow
 def test_a_refusal_by_hand_ends_the_operators_wait_and_keeps_its_reason_at_home(federation: Federation) -> None:
     run = waiting(federation)
     assert "refused by" in review(federation, run, "--refuse", "not in holiday season")

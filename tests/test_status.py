@@ -100,6 +100,7 @@ def shows_a_run_at_hungary(found: Any, process: int) -> None:
     assert 0 < run["spent"]["epsilon"] < run["spent"]["epsilon_budget"] == 1
 
 
+@pytest.mark.slow
 def test_a_run_is_seen_from_both_sides_until_its_server_is_killed(federation: Federation) -> None:
     server = federation.serve("rounds=5000", "institutions=2", "output=out")
     federation.wait_for("server.log", "waiting for 2 institutions")

@@ -21,6 +21,7 @@ def test_a_unit_trains_over_the_network_the_very_model_of_a_simulation(unit: str
     assert result["model_sha256"] == federation.simulated(PAIR, *settings)
 
 
+@pytest.mark.slow
 def test_an_institution_with_a_budget_for_patients_joins_a_run_per_patient(federation: Federation) -> None:
     server = federation.gather(PAIR[:1], "rounds=2", "privacy=patient", "output=out")
     policy = federation.folder / f"client {PAIR[0]}" / "policy.yaml"

@@ -136,6 +136,7 @@ def test_who_does_not_begin_with_hello_is_refused(world: World, first: ClientFra
     assert "the institution none; update the older one" in ending.detail
 
 
+@pytest.mark.slow
 def test_fifty_who_never_say_hello_are_sent_away_after_ten_seconds_and_take_no_place(world: World) -> None:
     with joined(world.elm, world.port) as peer:
         began = time.monotonic()

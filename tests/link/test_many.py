@@ -58,6 +58,7 @@ def test_an_idle_institution_costs_less_than_a_megabyte(crowd: Crowd) -> None:
     assert each < MB
 
 
+@pytest.mark.slow
 def test_a_hundred_idle_institutions_leave_the_processor_alone(crowd: Crowd) -> None:
     before = crowd.served.usage()
     time.sleep(IDLE_S)

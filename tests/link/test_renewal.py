@@ -317,6 +317,7 @@ def test_an_open_stream_is_cut_when_its_certificate_ends_and_a_renewed_one_is_ta
         connected(operator, home, channel)[0].close()
 
 
+@pytest.mark.slow
 def test_a_stream_ends_with_its_certificate_by_the_true_time_too(operator, tmp_path):
     home = operator.member(tmp_path / "elm", age=30 * DAY - timedelta(seconds=10))
     with channel_of(home) as channel:
