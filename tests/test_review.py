@@ -70,6 +70,29 @@ def test_nothing_is_trained_before_a_person_accepted_what_they_read(federation: 
 
 
 @pytest.mark.slow
+def test_a_person_can_stop_a_run_that_goes_on_and_it_stays_stopped(federation: Federation) -> None:
+    pair = ["Cleveland", "Hungary"]
+    server = federation.gather(pair, "rounds=200", "privacy.epsilon=1", "output=out", "least_cohort=1")
+    for hospital in pair:
+        federation.client(hospital)
+    federation.wait_for("server.log", "round   3/200")
+    run = review(federation).split()[0]
+    assert "state       refused by" in review(federation, run, "--refuse", "a patient objected")
+    federation.wait_for("Cleveland.log", f"left the run {run}: refused by")
+    said = federation.wait_for("server.log", "result ")
+    assert server.wait(PATIENCE_S) == 0
+    assert "Cleveland left out: it failed: it refused the contract: the institution" in said
+    assert "objected" not in said
+    asked = federation.rounds()
+    answered = [line["round"] for line in asked if "Cleveland" in line["replied"]]
+    assert answered == list(range(1, len(answered) + 1))
+    assert len(answered) < 200
+    left = federation.call("lepton-client", "ledger", "--left", "--json", "--home", "client Cleveland")
+    updates = [row for row in json.loads(left.stdout)["left"] if row["kind"] == "noised-update"]
+    assert len(updates) in (len(answered), len(answered) + 1)
+
+
+@pytest.mark.slow
 def test_a_refusal_by_hand_ends_the_operators_wait_and_keeps_its_reason_at_home(federation: Federation) -> None:
     run = waiting(federation)
     assert "refused by" in review(federation, run, "--refuse", "not in holiday season")

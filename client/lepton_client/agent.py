@@ -72,6 +72,7 @@ class Agent:
             lambda: datetime.now(UTC),
         )
         self._job: Job | None = None
+        self._has_left = False  # the run that was joined last, since a person said no
         self._waiting: tuple[Matter, Offered, Welcome] | None = None  # for a person's decision
         self._partial: Assembler | None = None
         self._seen = -1  # position of the last head that the operator of this stream countersigned; -1: not told yet
@@ -102,8 +103,15 @@ class Agent:
         while True:
             event = stream.next_event(_LOOK_S)
             self._look_at_heads(stream)
+            if isinstance(event, Ended):
+                return event
             if isinstance(event, Welcome):
                 self._welcomed(stream, event)
+            elif isinstance(event, Acknowledged):
+                self._spool.forget(event.message_id)
+                self._reached("reply forgotten")
+            elif self._is_withdrawn(stream):
+                continue  # of this run nothing is answered any more
             elif isinstance(event, Instruction):
                 answer = self._answer(stream, event)
                 if answer is None:
@@ -111,11 +119,6 @@ class Agent:
                     self._spool.forget(event.message_id)
                     return Ended(grpc.StatusCode.UNAVAILABLE, "the answer that was kept is damaged")
                 self._release(stream, event, answer)
-            elif isinstance(event, Acknowledged):
-                self._spool.forget(event.message_id)
-                self._reached("reply forgotten")
-            elif isinstance(event, Ended):
-                return event
             else:
                 self._look_for_a_decision(stream)
 
@@ -171,7 +174,7 @@ class Agent:
             # The same run after a reconnect is kept as it is.
             stream.send(agreeing.frame_of(decided, offered))
             return
-        self._job = None
+        self._job, self._has_left = None, False
         matter = agreeing.consider_offer(self._desk, welcome.run_id, offered.contract)
         self._settle(stream, matter, offered, welcome)
 
@@ -194,6 +197,20 @@ class Agent:
         told = "NOT PRIVATE" if run.promise is None else _told(run.promise)
         joined = f"joined a run: {run.title}, {run.rounds} rounds, {told}"
         _log.info("%s", joined, extra={"run": welcome.run_id, "institution": self._home.institution})
+
+    def _is_withdrawn(self, stream: Stream) -> bool:
+        """Whether a person said no since the run was joined; the operator then hears it, and the run is over here."""
+        if self._job is None:
+            return self._has_left
+        decided = self._desk.contracts.decision(self._job.run_id)
+        if decided is None or decided.is_accepted:
+            return False
+        _log.warning("left the run %s: refused by %s; nothing more is answered", self._job.run_id, decided.by)
+        offered = self._desk.contracts.find(self._job.run_id)
+        if offered is not None:
+            stream.send(agreeing.frame_of(decided, offered))
+        self._job, self._has_left = None, True
+        return True
 
     def _look_for_a_decision(self, stream: Stream) -> None:
         if self._waiting is None:

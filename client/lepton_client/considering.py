@@ -59,7 +59,7 @@ class Considered:
     @property
     def refused(self) -> Clause | None:
         """The first clause that keeps this institution from agreeing."""
-        return next((one for one in self.clauses if not one.is_met and one.name != _EACH_ROUND), None)
+        return next((one for one in self.clauses if not one.is_met), None)
 
 
 def consider(contract: Contract, position: Position, now: datetime, *, in_full: bool) -> Considered:
@@ -75,7 +75,7 @@ def consider(contract: Contract, position: Position, now: datetime, *, in_full: 
     # First what costs nothing to look at: the numbers of a stranger decide how long the rest takes.
     free = Price(policy.budget.unit, policy.budget.delta, 0.0, 0.0, 0.0, 0.0, 0.0)
     glance = Proposal(contract, terms, free, now.time(), position.tasks)
-    judged = Considered(glance, None, None, clauses(policy, glance))
+    judged = Considered(glance, None, None, _judged(policy, glance))
     if judged.refused is not None and not in_full:
         return judged
     made = program(terms, len(contract.institutions)).on(position.device)
@@ -84,7 +84,17 @@ def consider(contract: Contract, position: Position, now: datetime, *, in_full: 
     spending = Spending(declared.unit, declared.delta, cost.epsilon_now, cost.epsilon_after)
     proposal = propose(policy, position.tasks, contract, (made, spending, now))
     return Considered(
-        proposal, made, declared, (*clauses(policy, proposal), _by_the_ledger(cost.rounds_that_fit, left))
+        proposal, made, declared, (*_judged(policy, proposal), _by_the_ledger(cost.rounds_that_fit, left))
+    )
+
+
+def _judged(policy: Policy, proposal: Proposal) -> tuple[Clause, ...]:
+    """The clauses on the run; the hours bind its rounds, and it may be agreed to at any time."""
+    return tuple(
+        replace(one, is_met=True, says=f"{one.says}; its rounds are answered then")
+        if one.name == _EACH_ROUND and not one.is_met
+        else one
+        for one in clauses(policy, proposal)
     )
 
 

@@ -133,6 +133,10 @@ class Hub(FederationServicer):
         if taken is not None:
             self.owing.put(owed.message_id, owed.decoded(taken))
             return owed.message_id
+        refused = self.consent.refused.get(self._known.get(node_id, ""))
+        if refused is not None:
+            self.owing.put(owed.message_id, owed.failed(f"it refused the contract: {refused}"))
+            return owed.message_id
         with self.owing.changed:
             self.owing.owe(node_id, owed)
             session = self.sessions.get(node_id)

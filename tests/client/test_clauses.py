@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import time
+from datetime import datetime, time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lepton_client.clauses import (
@@ -21,12 +22,13 @@ from lepton_client.clauses import (
     round_clauses,
     rule_for,
 )
+from lepton_client.considering import Position, consider
 from lepton_client.policy import Policy
 from lepton_client.refused import Refused
-from proposals import PRICE, PUBLIC, WITHOUT, contract, heart, policy, proposal, terms
+from proposals import NOWHERE, PRICE, PUBLIC, WITHOUT, contract, heart, policy, proposal, terms
 
 from lepton_fl.federation.contract import KINDS
-from lepton_fl.federation.installed import sha256_of
+from lepton_fl.federation.installed import installed_task, sha256_of
 from lepton_fl.federation.terms import from_document, to_document
 from lepton_fl.privacy.units import InstitutionPrivacy, PatientPrivacy, RecordPrivacy
 from lepton_fl.tasks.split import HoldOut
@@ -276,3 +278,14 @@ def test_a_rule_is_named_for_each_kind_that_may_leave_and_for_no_other(careful: 
     for kind in (*KINDS[1:], "histogram"):
         with pytest.raises(Refused, match=r"policy\.may_leave refuses"):
             rule_for(careful, kind)
+
+
+def test_a_run_is_agreed_to_outside_of_the_hours_and_its_rounds_are_not_answered_then(tmp_path: Path) -> None:
+    at_noon = datetime(2026, 3, 1, 12, 0)
+    agreed = policy(tmp_path, hours="20:00-06:00")
+    position = Position(agreed, {"heart": installed_task("heart", NOWHERE)}, None, torch.device("cpu"))
+    found = consider(contract(terms()), position, at_noon, in_full=False)
+    assert found.refused is None
+    assert any("its rounds are answered then" in one.says for one in found.clauses)
+    unmet = [one.name for one in round_clauses(agreed, RoundFacts(4, at_noon.time(), 0.0)) if not one.is_met]
+    assert unmet == ["policy.hours"]
