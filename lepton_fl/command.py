@@ -16,6 +16,20 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; nothing was done; {self.prog.split()[0]} --help has examples")
 
 
+def help_of(text: str, command: str) -> str:
+    """The part of a program's help that is about one verb, say `lepton-client ledger`; all of it if nothing is."""
+    found: list[str] = []
+    is_about = False
+    for line in text.splitlines(keepends=True):
+        if line.startswith("  ") and not line.startswith("   "):
+            is_about = line.split()[:2] == command.split()
+        elif not line.startswith(" "):
+            is_about = False
+        if is_about:
+            found.append(line)
+    return "".join(found) or text
+
+
 def home_as_setting(arguments: list[str]) -> list[str]:
     """`--home DIR` becomes `home=DIR`, which Hydra understands."""
     out, waiting = [], iter(arguments)

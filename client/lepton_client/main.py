@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from lepton_fl.command import Parser, home_as_setting
+from lepton_fl.command import Parser, help_of, home_as_setting
 from lepton_fl.config import App, choices, run_app
 from lepton_fl.errors import ConfigError, exit_on_error
 
@@ -78,21 +78,13 @@ def main() -> None:
     if verb in ("--help", "-h"):
         sys.stdout.write(HELP.format(task=" ".join(choices("task", rest))))
         return
+    if {"--help", "-h"} & {*rest} and verb not in ("check", "run"):
+        sys.stdout.write(help_of(HELP, f"lepton-client {verb}").format(task=" ".join(choices("task", rest))))
+        return
+    plain = {"enroll": _enroll, "status": _status, "ledger": _ledger, "policy": _policy, "review": _review}
     with exit_on_error():
-        if verb == "enroll":
-            _enroll(rest)
-            return
-        if verb == "status":
-            _status(rest)
-            return
-        if verb == "ledger":
-            _ledger(rest)
-            return
-        if verb == "policy":
-            _policy(rest)
-            return
-        if verb == "review":
-            _review(rest)
+        if verb in plain:
+            plain[verb](rest)
             return
         if verb not in ("check", "run"):
             raise ConfigError(f"there is no verb {verb[:40]!r}; nothing was done; lepton-client --help lists them")

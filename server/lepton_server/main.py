@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from lepton_fl.command import Parser, home_as_setting
+from lepton_fl.command import Parser, help_of, home_as_setting
 from lepton_fl.config import App, run_app
 from lepton_fl.errors import ConfigError, exit_on_error
 
@@ -70,6 +70,8 @@ def main() -> None:
     verb, *rest = sys.argv[1:] or ["--help"]
     if verb in ("--help", "-h"):
         sys.stdout.write(HELP)
+    elif {"--help", "-h"} & {*rest} and verb != "run":
+        sys.stdout.write(help_of(HELP, f"lepton-server {verb}"))
     elif verb == "run":
         with exit_on_error():
             sys.argv = [f"{sys.argv[0]} run", *home_as_setting(rest)]
