@@ -33,7 +33,7 @@ usage: lepton-client VERB ...
                             the SHA-256 of an installed plug-in's files, for policy.plugins
   lepton-client review [RUN [--accept | --refuse REASON]] [--json] [--device cpu] [--home DIR]
                             the contracts put before this institution; RUN: one in full, with its price, and a
-                            person's decision where the policy says by-hand
+                            person's decision where the policy says by-hand; --refuse also stops a run that goes on
   lepton-client run data.path=FILE [--home DIR]
                             connect, answer each run's contract by the policy, and train, until stopped; after a
                             crash or a stop the same command goes on where it was
