@@ -24,7 +24,7 @@ from lepton_client.considering import Considered, Position
 from lepton_client.contracts import Contracts, Offered
 from lepton_client.heads import head_of, refuse_put_back, seen_of
 from lepton_client.home import Home
-from lepton_client.job import Answer, Job, SpoolFull, answered, failure
+from lepton_client.job import Answer, Job, SpoolFull, answered, failure, kinds_of
 from lepton_client.ledger import Ledger
 from lepton_client.refused import Refused
 from lepton_client.standing import Joined, Promise, Standing
@@ -115,9 +115,9 @@ class Agent:
             elif isinstance(event, Instruction):
                 answer = self._answer(stream, event)
                 if answer is None:
-                    # Damaged by this machine: come back without it, and be asked in full.
+                    # Come back without it, and be asked in full.
                     self._spool.forget(event.message_id)
-                    return Ended(grpc.StatusCode.UNAVAILABLE, "the answer that was kept is damaged")
+                    return Ended(grpc.StatusCode.UNAVAILABLE, "the answer that was kept is damaged, or may not leave")
                 self._release(stream, event, answer)
             else:
                 self._look_for_a_decision(stream)
@@ -225,7 +225,7 @@ class Agent:
     def _answer(self, stream: Stream, instruction: Instruction) -> Answer | None:
         """The answer on disk if this was asked before; else carry it out, and keep the answer before it is sent.
 
-        None if the answer is not here any more, nor what was asked.
+        None if the answer is not here any more, nor what was asked; or if the policy has become stricter since.
         """
         if self._job is None:
             raise Refused(
@@ -293,15 +293,18 @@ class Agent:
             ) from error
 
 
-def _known(job: Job, message_id: str, kept: Parts) -> Answer:
-    """An answer from the disk, and what it is."""
+def _known(job: Job, message_id: str, kept: Parts) -> Answer | None:
+    """An answer from the disk, and what it is; None if the policy does not let it leave now."""
     message = decode(kept, Route(job.run_id, job.node_id, 1, message_id, reply_to=message_id))
     known = job.ledger.run(job.run)
     last = None if known is None else known.last
     round = 0 if last is None else last.round
     if message.has_error():
         return failure(kept, round, str(message.error.reason))
-    return answered(job, kept, round, is_training=message.metadata.message_type == MessageType.TRAIN)
+    is_training = message.metadata.message_type == MessageType.TRAIN
+    if not {*kinds_of(job, is_training=is_training)} <= {*job.policy.may_leave}:
+        return None
+    return answered(job, kept, round, is_training=is_training)
 
 
 def _promise(considered: Considered) -> Promise | None:

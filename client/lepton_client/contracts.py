@@ -93,14 +93,6 @@ class Contracts:
         """Keep what was worked out for a contract, say its price, beside it."""
         write_secret(self._place(run_id) / f"{name}.json", (json.dumps(facts, indent=2) + "\n").encode())
 
-    def noted(self, run_id: int, name: str) -> dict[str, Any]:
-        """What was kept; empty if nothing was, or not whole."""
-        try:
-            facts = json.loads((self._place(run_id) / f"{name}.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        return facts if isinstance(facts, dict) else {}
-
     def decision(self, run_id: int) -> Decided | None:
         """What this institution said to a run's contract; None if nothing yet."""
         path = self._place(run_id) / "decision.json"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from lepton_client.clauses import RoundFacts, refuse_unmet, round_clauses
+from lepton_client.clauses import RoundFacts, refuse_unmet, round_clauses, rule_for
 from lepton_client.considering import Considered, read_from
 from lepton_client.ledger import Ledger
 from lepton_client.ledger_files import LedgerDamaged
@@ -174,10 +174,15 @@ def carry_out(job: Job, message_id: str, parts: Parts, told: tuple[Callable[[], 
 
 
 def answered(job: Job, parts: Parts, round: int, *, is_training: bool) -> Answer:
-    """What an answer is that holds what was asked for."""
-    kinds = job.contract.must_leave if is_training else (EXACT_COUNTS,)
-    rule = f"policy.may_leave: {', '.join(kinds)}"
+    """What an answer is that holds what was asked for; raises `Refused` where no rule lets it leave."""
+    kinds = kinds_of(job, is_training=is_training)
+    rule = ", ".join(rule_for(job.policy, kind) for kind in kinds)
     return Answer(parts, round, "+".join(kinds), rule, is_training, is_covered=kinds == (NOISED_UPDATE,))
+
+
+def kinds_of(job: Job, *, is_training: bool) -> tuple[str, ...]:
+    """What an answer to training, or to an evaluation, holds."""
+    return job.contract.must_leave if is_training else (EXACT_COUNTS,)
 
 
 def failure(parts: Parts, round: int, reason: str) -> Answer:

@@ -16,7 +16,6 @@ PROTOCOL = 1
 CHUNK_BYTES = 256 << 10
 HEARTBEAT_S = 5.0
 SILENCE_S = 15.0  # a peer that says nothing for so long is gone
-LARGEST_TERMS = 256 << 10
 LARGEST_ENVELOPE = 16 << 20
 _MOST_ARRAYS = 10_000
 _LONGEST_ID = 64

@@ -162,11 +162,6 @@ def epsilon_of_group(noise_multiplier: float, delta: float, sampling_rate: float
     return float(accountant.compose(SelfComposedDpEvent(step, steps)).get_epsilon(delta))
 
 
-def epsilon_by_rdp(noise_multiplier: float, delta: float, sampling_rate: float, steps: int) -> float:
-    """The same epsilon by Renyi accounting: looser, and another method on the same description of a step."""
-    return float(_rdp_accountant().compose(_event(noise_multiplier, sampling_rate, steps)).get_epsilon(delta))
-
-
 def _event(noise_multiplier: float, sampling_rate: float, steps: int) -> Any:
     from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 

@@ -13,11 +13,15 @@ import grpc
 import pytest
 from agreed import Institution, Run, arrays_of, begun, institution
 from federations import HEART, PUBLIC_POLICY, call, policy_text
+from lepton_client.agent import _known
 from line import Line
 from proposals import terms
 from served import until
 
+from lepton_fl.federation.codec import encode
 from lepton_fl.federation.contract import Contract
+from lepton_fl.flower import Message, MetricRecord, RecordDict
+from lepton_fl.link.spool import Spool
 from lepton_fl.privacy.units import NoPrivacy
 from lepton_fl.v1.federation_pb2 import ClientFrame
 
@@ -155,6 +159,34 @@ def test_what_the_policy_keeps_at_home_is_declined_and_that_is_in_the_ledger_too
     (declined,) = [row for row in left(elm, run) if row["kind"] == "declined"]
     assert declined["rule"].startswith("always")
     assert elm.ledger.spent("heart", "record").uncovered == 0
+
+
+def test_an_answer_that_was_kept_stays_at_home_once_the_policy_is_stricter(run: Run, tmp_path: Path) -> None:
+    elm = elm_of(run, tmp_path, PUBLIC_POLICY)
+    contract = run.contract(terms())
+    run.offer(contract)
+    elm.connect()
+    until(lambda: "elm" in run.federation.hub.consent.accepted)
+    asked = run.ask("evaluate", contract, arrays_of(terms()))
+    assert not run.answer(asked).has_error()
+    run.federation.hub.end_run("the test is over")
+    elm.over()
+    # As if the acknowledgement had never come: the answer is on the disk, and is asked for again.
+    spool = Spool(elm.home.path / "spool")
+    answer = encode(
+        Message(RecordDict({"metrics": MetricRecord({"counts": [1]})}), dst_node_id=1, message_type="evaluate")
+    )
+    spool.keep(asked, answer)
+    strict = elm_of(run, tmp_path, policy_text("budget: {unit: record, epsilon: 100.0, delta: 1.0e-4}"))
+    run.offer(contract)
+    again = run.ask("evaluate", contract, arrays_of(terms()), {"again": 1})
+    strict.connect()
+    assert run.answer(again).error.reason.startswith("declined")
+    job = strict.agent._job
+    assert job is not None
+    assert _known(job, asked, answer) is None
+    run.federation.hub.end_run("the test is over")
+    strict.over()
 
 
 def test_no_answer_leaves_before_the_operator_countersigned_its_reservation(run: Run, tmp_path: Path) -> None:

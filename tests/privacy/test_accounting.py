@@ -10,7 +10,7 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 from scipy import optimize, stats
 
 from lepton_fl.errors import BudgetSpent, ConfigError
-from lepton_fl.privacy.accounting import Schedule, calibrate, epsilon_by_rdp, epsilon_spent
+from lepton_fl.privacy.accounting import Schedule, Segment, calibrate, epsilon_by_renyi, epsilon_spent
 
 DELTA = 1e-5
 
@@ -41,7 +41,9 @@ def test_full_batch_epsilon_equals_the_closed_form(noise_multiplier: float, step
 def test_sampled_epsilon_equals_known_figures(records: int, batch: int, epochs: int, rdp: float, pld: float) -> None:
     rate, steps = batch / records, epochs * records // batch
     assert epsilon_spent(1.0, DELTA, rate, steps) == pytest.approx(pld, abs=0.02)
-    assert epsilon_by_rdp(1.0, DELTA, rate, steps) == pytest.approx(rdp, abs=0.1)  # the orders searched differ
+    assert epsilon_by_renyi((Segment(1.0, rate, steps),), DELTA) == pytest.approx(
+        rdp, abs=0.1
+    )  # the orders searched differ
 
 
 @pytest.mark.parametrize(("noise_multiplier", "rate", "steps"), [(1.0, 0.0128, 780), (2.0, 0.1, 300)])
