@@ -30,6 +30,7 @@ bench: .venv/installed ## measure again what bench/results holds
 	$(BIN)/python bench/ledger.py
 	$(BIN)/python bench/self_test.py
 	$(BIN)/python bench/heart.py
+	$(BIN)/python bench/secure_aggregation.py
 
 check: .venv/installed drift ## style, types, layers, generated code
 	$(BIN)/ruff check

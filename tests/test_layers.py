@@ -14,7 +14,7 @@ LAYERS = [
     {"lepton_fl.logs", "lepton_fl.v1"},
     {"lepton_fl.errors"},
     {"lepton_fl.files"},
-    {"lepton_fl.link", "lepton_fl.prometheus"},
+    {"lepton_fl.link", "lepton_fl.prometheus", "lepton_fl.secure_aggregation"},
     {"lepton_fl.command", "lepton_fl.config", "lepton_fl.flower", "lepton_fl.plain_yaml", "lepton_fl.show"},
     {"lepton_fl.privacy", "lepton_fl.models"},
     {"lepton_fl.training"},

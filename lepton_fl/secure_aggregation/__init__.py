@@ -1,0 +1,1 @@
+"""Secure aggregation: the operator learns the sum of the survivors' vectors, and of no institution more than that."""
