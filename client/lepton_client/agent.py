@@ -319,6 +319,7 @@ def _promise(considered: Considered) -> Promise | None:
         noise_multiplier=declared.mechanism.noise_multiplier,
         sampling_rate=declared.mechanism.sampling_rate,
         local_steps=declared.steps_per_round,
+        law=declared.mechanism.law,
     )
 
 

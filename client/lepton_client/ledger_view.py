@@ -16,7 +16,7 @@ from lepton_client import put_back
 from lepton_client.ledger_files import LedgerDamaged
 from lepton_fl.errors import ConfigError
 from lepton_fl.privacy import budget
-from lepton_fl.privacy.accounting import epsilon_of_history
+from lepton_fl.privacy.accounting import MOST_SKELLAM_EPSILON, epsilon_of_history
 from lepton_fl.privacy.books import Books, Run, books_of
 from lepton_fl.privacy.budget import AccountState
 from lepton_fl.privacy.chain import Damaged, Entry
@@ -34,7 +34,8 @@ class RunState:
     operator: str
     rounds: int  # reserved
     rounds_declared: int
-    epsilon: float | None  # of this run alone, by PLD; None: no epsilon covers it
+    epsilon: float | None  # of this run alone, by PLD (of shared noise: by Renyi); None: no epsilon covers it
+    epsilon_own: float | None  # by this institution's share of the noise alone; None: no noise was shared
     seconds: float  # of training
 
 
@@ -118,8 +119,12 @@ def accounts(books: Books) -> tuple[AccountView, ...]:
 
 def _run(run: Run) -> RunState:
     declared = run.declared
-    alone = None if declared.mechanism is None else epsilon_of_history(declared.segment(run.rounds), declared.delta)
-    return RunState(declared.run, declared.operator, run.rounds, declared.rounds, alone, run.seconds)
+    alone = own = None
+    if declared.mechanism is not None:
+        alone = epsilon_of_history(declared.segment(run.rounds), declared.delta)
+        if declared.mechanism.own_multiplier is not None:
+            own = epsilon_of_history(declared.segment(run.rounds, is_own=True), declared.delta)
+    return RunState(declared.run, declared.operator, run.rounds, declared.rounds, alone, own, run.seconds)
 
 
 def accounts_json(views: Iterable[AccountView]) -> str:
@@ -127,7 +132,8 @@ def accounts_json(views: Iterable[AccountView]) -> str:
     plain = []
     for view in views:
         account = {name: _or_null(value) for name, value in asdict(view.account).items()}
-        plain.append({"account": account, "runs": [asdict(run) for run in view.runs]})
+        runs = [{name: _or_null(value) for name, value in asdict(run).items()} for run in view.runs]
+        plain.append({"account": account, "runs": runs})
     return json.dumps({"accounts": plain})
 
 
@@ -173,11 +179,27 @@ def _account(account: AccountState) -> list[str]:
     return [
         f"data set    {printable(account.data_set)}, per {printable(account.unit)}{relation}",
         f"epsilon     {epsilon}",
+        *_own_lines(account),
         *([f"hard stop   {stop}"] if stop else []),
         f"spent by    {_count(account.rounds, 'round')} of {_count(account.runs, 'run')}, "
         f"{_count(account.steps, 'step')}",
         f"uncovered   {_count(account.uncovered, 'message')} left that no epsilon covers",
     ]
+
+
+def _own_lines(account: AccountState) -> list[str]:
+    """Noise that was shared protects less against whoever sees one institution's share."""
+    if account.epsilon_own is None or not account.is_covered:
+        return []
+    return [
+        "            that is against outsiders and the other institutions, whose noise was added to this one's;",
+        f"            {own_epsilon(account.epsilon_own)} against an operator with more colluders than assumed",
+    ]
+
+
+def own_epsilon(epsilon: float) -> str:
+    """Of a share of the noise alone, for people."""
+    return f"{epsilon:.2f}" if epsilon < math.inf else f"no epsilon up to {MOST_SKELLAM_EPSILON:g}"
 
 
 def _count(number: int, what: str) -> str:
@@ -188,6 +210,8 @@ def _run_cells(runs: Sequence[RunState]) -> list[tuple[str, ...]]:
     cells: list[tuple[str, ...]] = [("run", "operator", "rounds", "epsilon alone", "trained")]
     for run in runs:
         alone = "none covers it" if run.epsilon is None else f"{run.epsilon:.2f}"
+        if run.epsilon_own is not None:
+            alone += f" ({own_epsilon(run.epsilon_own)} by its own share)"
         rounds, trained = f"{run.rounds} of {run.rounds_declared}", f"{run.seconds:.0f} s"
         cells.append((printable(run.run), printable(run.operator)[:_SHORT], rounds, alone, trained))
     return cells

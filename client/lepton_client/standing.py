@@ -17,6 +17,7 @@ from typing import Any
 
 from lepton_client.ledger import Ledger
 from lepton_fl.files import SECRET, replace_file
+from lepton_fl.privacy.accounting import GAUSSIAN
 from lepton_fl.privacy.books import Round
 
 _EVERY_S = 5.0  # how often it is written down that the server was heard
@@ -32,6 +33,7 @@ class Promise:
     noise_multiplier: float
     sampling_rate: float
     local_steps: int  # of a round
+    law: str = GAUSSIAN  # of the noise; a status from before there was shared noise names none
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from cryptography import x509
 
 from lepton_client.home import Home
 from lepton_client.ledger import Ledger
+from lepton_client.ledger_view import own_epsilon
 from lepton_client.renewal import renews_at
 from lepton_client.standing import Joined, Known, Promise, read
 from lepton_fl.files import Holder, holder
 from lepton_fl.link.spool import Spool
-from lepton_fl.privacy.accounting import epsilon_spent
+from lepton_fl.privacy.accounting import Segment, epsilon_of_history
 from lepton_fl.privacy.books import Run
 from lepton_fl.privacy.budget import AccountState
 from lepton_fl.privacy.spent import Spent
@@ -156,7 +157,8 @@ def _run(joined: Joined, run: Run | None, account: AccountState | None) -> RunSt
 
 def _spent(promise: Promise, rounds: int) -> Spent:
     steps = rounds * promise.local_steps
-    epsilon = epsilon_spent(promise.noise_multiplier, promise.delta, promise.sampling_rate, steps)
+    step = Segment(promise.noise_multiplier, promise.sampling_rate, steps, promise.law)
+    epsilon = epsilon_of_history((step,), promise.delta)
     return Spent(promise.unit, epsilon, promise.epsilon, promise.delta)
 
 
@@ -223,4 +225,8 @@ def _account_lines(account: AccountState | None) -> list[str]:
     if not account.is_covered:
         return [f"budget      {account.data_set}: a round left that no epsilon covers"]
     spent = Spent(account.unit, account.epsilon_pld, account.cap, account.delta)
-    return [f"budget      {spent}, all runs on {account.data_set}"]
+    lines = [f"budget      {spent}, all runs on {account.data_set}"]
+    if account.epsilon_own is not None:
+        own = own_epsilon(account.epsilon_own)
+        lines.append(f"            {own} against an operator with more colluders than assumed")
+    return lines

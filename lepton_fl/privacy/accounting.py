@@ -8,6 +8,9 @@ Assumptions: Poisson sampling at the declared rate in every step, Gaussian noise
 on a sum whose L2 sensitivity is the clipping norm, the schedule fixed before the run. Neighbours differ by
 adding or removing one record.
 
+Steps with Skellam noise (`skellam_bounds`) are accounted by Renyi divergences alone; no PLD is claimed for them, nor
+for a history that holds any.
+
 Source: Koskela et al. 2020, "Computing Tight Differential Privacy Guarantees Using FFT" (PLD); Mironov
 2017, "Renyi Differential Privacy"; Doroshenko et al. 2022, "Connect the Dots" (pessimistic discretisation).
 """
@@ -27,6 +30,15 @@ _NOISE_TOLERANCE = 1e-3
 _LARGEST_NOISE = 1e4
 _LEAST_DIVERGENCE = 1e-12
 _MOST_INTERVALS = 2e5  # in the largest epsilon; the grid has a few times as many points
+
+GAUSSIAN, SKELLAM = LAWS = ("gaussian", "skellam")
+# What a step with Skellam noise takes from delta: 2^-52 where rounding lengthens a contribution, and, up to this
+# epsilon, (1 + e^epsilon) * 2^-109 for each number drawn from a table, which no table draws exactly. Those that count
+# are the honest institutions' that the noise is calibrated to, in each coordinate; more noise only hides more.
+STEP_FAILURE = 2.0**-46
+MOST_SKELLAM_EPSILON = 20.0
+MOST_SKELLAM_PARAMETERS = 1 << 24
+MOST_SKELLAM_SHARES = 1 << 10
 
 
 class AccountantsDisagree(LeptonError):
@@ -56,6 +68,7 @@ class Segment:
     noise_multiplier: float  # standard deviation of the noise over the clipping norm
     sampling_rate: float  # chance of each unit to enter a step, in (0, 1]
     steps: int
+    law: str = GAUSSIAN  # of the noise; for Skellam noise the multiplier is that of `skellam_bounds.multiplier`
 
 
 @lru_cache(maxsize=64)
@@ -78,6 +91,31 @@ def calibrate(epsilon: float, delta: float, schedule: Schedule) -> float:
     while epsilon_spent(noise_multiplier, delta, schedule.sampling_rate, schedule.steps) > epsilon:
         noise_multiplier += _NOISE_TOLERANCE
     return noise_multiplier
+
+
+@lru_cache(maxsize=64)
+def calibrate_skellam(epsilon: float, delta: float, schedule: Schedule) -> float:
+    """The least multiplier, as `skellam_bounds.multiplier` gives it, that keeps the schedule within (epsilon, delta).
+
+    Raises:
+        BudgetSpent: if no reasonable amount of noise keeps the promise, or epsilon is beyond what is accounted for it.
+    """
+    if epsilon > MOST_SKELLAM_EPSILON:
+        raise BudgetSpent(
+            f"no epsilon above {MOST_SKELLAM_EPSILON:g} is accounted for shared noise, and privacy.epsilon is "
+            f"{epsilon:g}; nothing was released; lower it, or let each institution add noise of its own"
+        )
+    whole = [order for order in renyi_orders() if order.is_integer()]
+    noise_multiplier = _least_noise(epsilon, delta, schedule, lambda: _rdp_accountant(whole), (0.0, 1.0))
+    if noise_multiplier > _LARGEST_NOISE:
+        raise BudgetSpent(_unreachable(epsilon, delta, schedule))
+    while _schedule_of_skellam(noise_multiplier, delta, schedule) > epsilon:
+        noise_multiplier += _NOISE_TOLERANCE
+    return noise_multiplier
+
+
+def _schedule_of_skellam(noise_multiplier: float, delta: float, schedule: Schedule) -> float:
+    return epsilon_by_renyi((Segment(noise_multiplier, schedule.sampling_rate, schedule.steps, SKELLAM),), delta)
 
 
 def _least_noise(
@@ -115,12 +153,16 @@ def epsilon_spent(noise_multiplier: float, delta: float, sampling_rate: float, s
 def epsilon_of_history(history: tuple[Segment, ...], delta: float) -> float:
     """Epsilon of all segments together, by PLD, checked by RDP; their order does not matter, and 0 steps cost 0.
 
+    Where a segment has Skellam noise, by Renyi divergences alone.
+
     Raises:
         AccountantsDisagree: if PLD exceeds RDP, a looser upper bound, by more than discretisation explains.
     """
     paid = [segment for segment in history if segment.steps > 0]
     if not paid:
         return 0.0
+    if any(segment.law == SKELLAM for segment in paid):
+        return epsilon_by_renyi(history, delta)
     event = _composed(paid)
     by_rdp = float(_rdp_accountant().compose(event).get_epsilon(delta))
     by_pld = float(_pld_accountant(_finest(paid, by_rdp)).compose(event).get_epsilon(delta))
@@ -183,12 +225,27 @@ def _finest(history: list[Segment], epsilon: float) -> float:
     return max(finest, min(1e-3, epsilon / _MOST_INTERVALS))
 
 
-@lru_cache(maxsize=4096)
-def renyi(noise_multiplier: float, sampling_rate: float, order: float) -> float:
+def renyi(noise_multiplier: float, sampling_rate: float, order: float, law: str = GAUSSIAN) -> float:
     """The Renyi divergence of this order that one step can make between neighbours; infinite where none is known.
 
-    Source: Mironov, Talwar, Zhang 2019, "Renyi Differential Privacy of the Sampled Gaussian Mechanism".
+    For Skellam noise it is known at whole orders. Between two of them it is interpolated, which bounds it from above:
+    (order - 1) times the divergence of any two laws is convex in the order, and 0 at order 1.
+
+    Source: Mironov, Talwar, Zhang 2019, "Renyi Differential Privacy of the Sampled Gaussian Mechanism"; van Erven and
+    Harremoes 2014, "Renyi Divergence and Kullback-Leibler Divergence", corollary 2 (convexity).
     """
+    if law not in LAWS:
+        return math.inf
+    if law == GAUSSIAN or float(order).is_integer():
+        return _renyi(noise_multiplier, sampling_rate, order)
+    below = math.floor(order)
+    low = (below - 1) * _renyi(noise_multiplier, sampling_rate, float(below)) if below > 1 else 0.0
+    high = below * _renyi(noise_multiplier, sampling_rate, float(below + 1))
+    return ((below + 1 - order) * low + (order - below) * high) / (order - 1)
+
+
+@lru_cache(maxsize=4096)
+def _renyi(noise_multiplier: float, sampling_rate: float, order: float) -> float:
     accountant = _rdp_accountant([order]).compose(_event(noise_multiplier, sampling_rate, 1))
     divergence = float(accountant.rdp[0])
     # Rounding can swallow what a step with a tiny sampling rate costs; no step is free.
@@ -196,18 +253,24 @@ def renyi(noise_multiplier: float, sampling_rate: float, order: float) -> float:
 
 
 def epsilon_by_renyi(history: tuple[Segment, ...], delta: float) -> float:
-    """Epsilon of all segments together by Renyi divergences at the best order: looser than PLD, and at once."""
+    """Epsilon of all segments together by Renyi divergences at the best order: looser than PLD, and at once.
+
+    Infinite where Skellam noise is in it and the epsilon is above 20, or delta below what its steps take from it.
+    """
     from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon
 
     paid = [segment for segment in history if segment.steps > 0]
     if not paid:
         return 0.0
+    failures = STEP_FAILURE * sum(part.steps for part in paid if part.law == SKELLAM)
+    if failures >= delta:
+        return math.inf
     sums = [
-        sum(one.steps * renyi(one.noise_multiplier, one.sampling_rate, order) for one in paid)
+        sum(one.steps * renyi(one.noise_multiplier, one.sampling_rate, order, one.law) for one in paid)
         for order in renyi_orders()
     ]
-    epsilon, _ = compute_epsilon(renyi_orders(), sums, delta)
-    return float(epsilon)
+    epsilon = float(compute_epsilon(renyi_orders(), sums, delta - failures)[0])
+    return epsilon if not failures or epsilon <= MOST_SKELLAM_EPSILON else math.inf
 
 
 def renyi_orders() -> tuple[float, ...]:

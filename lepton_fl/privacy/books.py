@@ -13,16 +13,41 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from lepton_fl.errors import ConfigError
-from lepton_fl.privacy.accounting import Segment
+from lepton_fl.privacy.accounting import GAUSSIAN, LAWS, Segment
 from lepton_fl.privacy.chain import Entry
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a run's mechanism: Poisson sampling, then Gaussian noise on a clipped sum."""
+    """One step of a run's mechanism: Poisson sampling, then noise on a clipped sum.
+
+    Of shared noise, which is Skellam noise, the multiplier is that of the sum over the fewest honest institutions, and
+    `own_multiplier` that of this institution's share alone.
+    """
 
     noise_multiplier: float  # standard deviation over the clipping norm, > 0
     sampling_rate: float  # in (0, 1]
+    law: str = GAUSSIAN  # entries from before there was shared noise name none
+    own_multiplier: float | None = None  # None: all the noise is this institution's own
+
+    @property
+    def is_known(self) -> bool:
+        """Whether an accountant can use it."""
+        is_step = 0 < self.noise_multiplier < math.inf and 0 < self.sampling_rate <= 1 and self.law in LAWS
+        if self.law == GAUSSIAN:
+            return is_step and self.own_multiplier is None
+        return is_step and self.own_multiplier is not None and 0 < self.own_multiplier <= self.noise_multiplier
+
+    def segment(self, steps: int, *, is_own: bool) -> Segment:
+        """So many of them, for an accountant.
+
+        Args:
+            is_own: with this institution's share of the noise alone, as against an operator who sees through the sum.
+        """
+        noise_multiplier = self.noise_multiplier
+        if is_own and self.own_multiplier is not None:
+            noise_multiplier = self.own_multiplier
+        return Segment(noise_multiplier, self.sampling_rate, steps, self.law)
 
 
 @dataclass(frozen=True)
@@ -47,8 +72,7 @@ class Declared:
             raise ConfigError("a run needs a name, a round and a step; nothing was read; tell the operator")
         if self.mechanism is None:
             return
-        is_mechanism = 0 < self.mechanism.noise_multiplier < math.inf and 0 < self.mechanism.sampling_rate <= 1
-        if not is_mechanism or not 0 < self.delta < 0.5 or not 0 < self.epsilon_cap < math.inf:
+        if not self.mechanism.is_known or not 0 < self.delta < 0.5 or not 0 < self.epsilon_cap < math.inf:
             raise ConfigError(
                 f"the run declares {self.mechanism}, delta {self.delta:g} and a cap of {self.epsilon_cap:g}, which no "
                 "accountant can use; nothing was read; tell the operator"
@@ -59,12 +83,11 @@ class Declared:
         """Who pays."""
         return Account(self.data_set, self.unit)
 
-    def segment(self, rounds: int) -> tuple[Segment, ...]:
-        """So many of its rounds, for an accountant; empty where no epsilon covers them."""
+    def segment(self, rounds: int, *, is_own: bool = False) -> tuple[Segment, ...]:
+        """So many of its rounds, for an accountant; empty where no epsilon covers them. See `Step.segment`."""
         if self.mechanism is None:
             return ()
-        step = self.mechanism
-        return (Segment(step.noise_multiplier, step.sampling_rate, rounds * self.steps_per_round),)
+        return (self.mechanism.segment(rounds * self.steps_per_round, is_own=is_own),)
 
 
 class Account(NamedTuple):
@@ -199,14 +222,14 @@ class Books:
         """The runs of an account, in the order in which they were declared."""
         return tuple(run for run in self.runs.values() if run.declared.account == account)
 
-    def history(self, account: Account) -> tuple[Segment, ...]:
-        """Everything reserved; equal mechanisms together, so that equal histories are equal."""
-        steps: dict[tuple[float, float], int] = {}
+    def history(self, account: Account, *, is_own: bool = False) -> tuple[Segment, ...]:
+        """Everything reserved; equal mechanisms together, so that equal histories are equal. See `Step.segment`."""
+        steps: dict[tuple[float, float, str], int] = {}
         for run in self.of(account):
-            for part in run.declared.segment(run.rounds):
-                mechanism = (part.noise_multiplier, part.sampling_rate)
+            for part in run.declared.segment(run.rounds, is_own=is_own):
+                mechanism = (part.noise_multiplier, part.sampling_rate, part.law)
                 steps[mechanism] = steps.get(mechanism, 0) + part.steps
-        return tuple(Segment(*mechanism, count) for mechanism, count in sorted(steps.items()) if count)
+        return tuple(Segment(z, rate, count, law) for (z, rate, law), count in sorted(steps.items()) if count)
 
     def uncovered_rounds(self, data_set: str) -> int:
         """Rounds on this data set that no epsilon covers, in any unit."""
@@ -223,8 +246,12 @@ def books_of(entries: Iterable[Entry]) -> Books:
 
 
 def declared_fields(declared: Declared) -> dict[str, Any]:
-    """As an entry holds it."""
-    return asdict(declared)
+    """As an entry holds it; without shared noise, as every version wrote it."""
+    fields = asdict(declared)
+    if declared.mechanism is not None and declared.mechanism.law == GAUSSIAN:
+        for name in ("law", "own_multiplier"):
+            fields["mechanism"].pop(name)
+    return fields
 
 
 def declared_from(fields: Mapping[str, Any]) -> Declared:

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 
 from lepton_fl.errors import BudgetSpent, ConfigError
-from lepton_fl.privacy.accounting import epsilon_by_renyi, epsilon_of_history
+from lepton_fl.privacy.accounting import GAUSSIAN, MOST_SKELLAM_EPSILON, epsilon_by_renyi, epsilon_of_history
 from lepton_fl.privacy.books import Account, Books, Declared, Run
 from lepton_fl.privacy.rdp_filter import Filter, fixed
 
@@ -27,8 +27,10 @@ class AccountState:
     data_set: str
     unit: str
     neighbouring_relation: str | None
-    epsilon_pld: float  # of everything reserved; infinite: no epsilon covers it
+    epsilon_pld: float  # of everything reserved, by Renyi divergences where noise was shared; infinite: none covers it
     epsilon_rdp: float  # by the filter, as it decides about the next run
+    # Where noise was shared: against an operator who sees through the sum, by this institution's own share alone.
+    epsilon_own: float | None  # None: no noise was shared, and `epsilon_pld` holds against every operator
     delta: float
     cap: float  # of the run declared last
     steps: int
@@ -56,17 +58,22 @@ def state(books: Books, account: Account) -> AccountState:
     first = books.runs.get(books.first.get(account, ""))
     is_covered = books.uncovered_rounds(account.data_set) == 0
     by_pld = by_filter = 0.0
+    by_own = None
     if first is not None:
         by_pld = epsilon_of_history(books.history(account), first.declared.delta)
+        by_own = _own(books, account, first.declared.delta)
         by_filter = _filter(books, first.declared).epsilon(_charged(books, first.declared))
     cap = last.epsilon_cap if last else 0.0
     if books.cap_is_spent:
         by_pld, by_filter = max(by_pld, cap), max(by_filter, cap)
+        # What was lost may have been shared noise, whose cap says nothing about a share.
+        by_own = None if by_own is None else math.inf
     return AccountState(
         *account,
         neighbouring_relation=last.neighbouring_relation if last else None,
         epsilon_pld=by_pld if is_covered else math.inf,
         epsilon_rdp=by_filter if is_covered else math.inf,
+        epsilon_own=by_own if is_covered or by_own is None else math.inf,
         delta=(first.declared if first else last).delta if last else 0.0,
         cap=cap,
         steps=sum(run.rounds * run.declared.steps_per_round for run in runs),
@@ -76,6 +83,11 @@ def state(books: Books, account: Account) -> AccountState:
         is_covered=is_covered,
         is_known=not books.cap_is_spent,
     )
+
+
+def _own(books: Books, account: Account, delta: float) -> float | None:
+    own = books.history(account, is_own=True)
+    return epsilon_of_history(own, delta) if any(part.law != GAUSSIAN for part in own) else None
 
 
 def epsilon_at_once(books: Books, account: Account) -> float:
@@ -109,7 +121,7 @@ def _rounds_that_fit(books: Books, declared: Declared, left: int) -> int:
     if _is_alone(books, declared):
         return left if _schedule(declared) <= declared.epsilon_cap else 0
     filter = _filter(books, declared)
-    room = filter.room(declared.epsilon_cap) - _charged(books, declared)
+    room = filter.room(_cap(books, declared)) - _charged(books, declared)
     return max(0, min(left, math.floor(room / filter.divergence(declared.segment(1)))))
 
 
@@ -207,15 +219,22 @@ def _refuse_beyond(books: Books, declared: Declared, round: int) -> None:
         return
     filter, spent = _filter(books, declared), _charged(books, declared)
     after = spent + filter.divergence(declared.segment(1))
-    if after <= filter.room(declared.epsilon_cap):
+    cap = _cap(books, declared)
+    if after <= filter.room(cap):
         return
-    now, left = filter.epsilon(spent), max(0.0, declared.epsilon_cap - filter.epsilon(spent))
+    now, left = filter.epsilon(spent), max(0.0, cap - filter.epsilon(spent))
     raise BudgetSpent(
         f"round {round} of run {declared.run} would raise epsilon, by the ledger's filter, from {now:.2f} to "
-        f"{_up(filter.epsilon(after))}, past the cap of {declared.epsilon_cap:g} {_promise(declared)}, of which "
+        f"{_up(filter.epsilon(after))}, past the cap of {cap:g} {_promise(declared)}, of which "
         f"{left:.2f} is left{_why_more(books, declared)}; the round was not begun and nothing more was released; the "
         "model of the last round stands"
     )
+
+
+def _cap(books: Books, declared: Declared) -> float:
+    """Of this run; with shared noise on the account, no more than what is accounted for that."""
+    laws = {part.law for part in (*books.history(declared.account), *declared.segment(1))}
+    return declared.epsilon_cap if laws == {GAUSSIAN} else min(declared.epsilon_cap, MOST_SKELLAM_EPSILON)
 
 
 def _why_more(books: Books, declared: Declared) -> str:
@@ -245,7 +264,7 @@ def _filter(books: Books, declared: Declared) -> Filter:
     if declared.mechanism is None:
         raise ValueError("a run without a mechanism has no filter")
     step = declared.mechanism
-    return fixed(step.noise_multiplier, step.sampling_rate, declared.epsilon_cap, declared.delta)
+    return fixed(step.noise_multiplier, step.sampling_rate, declared.epsilon_cap, declared.delta, step.law)
 
 
 def _is_alone(books: Books, declared: Declared) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lepton_fl.privacy.accounting import Segment, renyi, renyi_orders
+from lepton_fl.privacy.accounting import GAUSSIAN, SKELLAM, STEP_FAILURE, Segment, renyi, renyi_orders
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,19 @@ class Filter:
         return max(0.0, divergence + self._offset()) if divergence > 0 else 0.0
 
     def divergence(self, history: tuple[Segment, ...]) -> float:
-        """The sum over all steps of all segments."""
-        return math.fsum(
-            part.steps * renyi(part.noise_multiplier, part.sampling_rate, self.order) for part in history if part.steps
+        """The sum over all steps of all segments, and what steps with Skellam noise take from delta, as divergence.
+
+        T steps take x = T 2^-46 / delta of delta, which raises the offset by -ln(1 - x) / (order - 1): at most
+        2 x / (order - 1) up to x = 3 / 4. More than a quarter in one history is infinite, so that two histories and
+        a round added up stay below that.
+        """
+        failures = STEP_FAILURE * sum(part.steps for part in history if part.law == SKELLAM) / self.delta
+        if failures > 0.25:
+            return math.inf
+        return 2 * failures / (self.order - 1) + math.fsum(
+            part.steps * renyi(part.noise_multiplier, part.sampling_rate, self.order, part.law)
+            for part in history
+            if part.steps
         )
 
     def _offset(self) -> float:
@@ -45,13 +55,15 @@ class Filter:
         return math.log1p(-1 / self.order) - (math.log(self.delta) + math.log(self.order)) / (self.order - 1)
 
 
-def fixed(noise_multiplier: float, sampling_rate: float, epsilon_cap: float, delta: float) -> Filter:
+def fixed(
+    noise_multiplier: float, sampling_rate: float, epsilon_cap: float, delta: float, law: str = GAUSSIAN
+) -> Filter:
     """The filter under which the most steps like this one fit below the cap.
 
     It depends on what the first run declares, never on data or on anything released.
     """
 
     def steps(order: float) -> float:
-        return Filter(order, delta).room(epsilon_cap) / renyi(noise_multiplier, sampling_rate, order)
+        return Filter(order, delta).room(epsilon_cap) / renyi(noise_multiplier, sampling_rate, order, law)
 
     return Filter(max(renyi_orders(), key=steps), delta)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from lepton_fl.privacy.noise import add_noise, clip_target
 from lepton_fl.privacy.randomness import Stream
 from lepton_fl.training.clipped_sum import ClippedSum
+from lepton_fl.training.device import device_of
 from lepton_fl.training.examples import Examples
 from lepton_fl.training.local import LocalTask, ProximalPull
 from lepton_fl.training.settings import Training
@@ -65,7 +67,7 @@ def train_privately(
     try:
         for _ in range(training.local_steps):
             release = take_step(examples, mechanism, engine, draws, (model, training.physical_batch))
-            _set_gradients(model, release / mechanism.expected_batch)
+            set_gradients(model, release / mechanism.expected_batch)
             pull.add_gradient()
             optimizer.step()
     finally:
@@ -85,29 +87,62 @@ def take_step(
         examples: all of the institution's training records.
         memory: the attached model, and how many records may be in memory at once.
     """
-    model, physical_batch = memory
-    trained = [p for p in model.parameters() if p.requires_grad]
-    out = torch.zeros(sum(p.numel() for p in trained), dtype=torch.float64, device=trained[0].device)
-    target = clip_target(mechanism.clipping_norm, mechanism.stddev, out.numel())
-    for part in _parts(examples, mechanism, draws.sampling, physical_batch):
+    target = clip_target(mechanism.clipping_norm, mechanism.stddev, size(memory[0]))
+    out = clipped_sum(examples, mechanism, engine, draws.sampling, (target, *memory))
+    add_noise(out, mechanism.stddev, draws.noise)
+    return out
+
+
+class Drawing(Protocol):
+    """Who is drawn into a step, of any mechanism."""
+
+    @property
+    def sampling_rate(self) -> float:
+        """Chance of each record, or each subject, to be drawn."""
+
+    @property
+    def records_per_subject(self) -> int | None:
+        """Subjects are drawn, with so many records at most; None: records are."""
+
+
+def clipped_sum(
+    examples: Examples,
+    drawing: Drawing,
+    engine: ClippedSum,
+    sampling: Stream,
+    bounds: tuple[float, nn.Module, int],
+) -> Tensor:
+    """The sum over a Poisson draw, each one drawn clipped to a norm, float64 [d]: nothing that may be released.
+
+    Args:
+        bounds: the norm (L2), the attached model, and how many records may be in memory at once.
+    """
+    target, model, physical_batch = bounds
+    out = torch.zeros(size(model), dtype=torch.float64, device=device_of(model))
+    for part in _parts(examples, drawing, sampling, physical_batch):
         # Records stay in the CPU's memory until drawn: a GPU holds one physical batch of them.
         batch = examples.at(part.index).to(out.device)
         if part.owners is None:
             engine.add(batch, target, out)
         else:
             engine.add(batch, target, out, part.owners)
-    add_noise(out, mechanism.stddev, draws.noise)
     return out
 
 
-def _parts(examples: Examples, mechanism: Mechanism, sampling: Stream, physical_batch: int) -> Iterator[Part]:
-    rate, most = mechanism.sampling_rate, mechanism.records_per_subject
+def _parts(examples: Examples, drawing: Drawing, sampling: Stream, physical_batch: int) -> Iterator[Part]:
+    rate, most = drawing.sampling_rate, drawing.records_per_subject
     if most is None:
         return drawn_records(len(examples), rate, sampling, physical_batch)
     return drawn_subjects(examples, rate, most, sampling, physical_batch)
 
 
-def _set_gradients(model: nn.Module, flat: Tensor) -> None:
+def size(model: nn.Module) -> int:
+    """How many parameters of a model are trained."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def set_gradients(model: nn.Module, flat: Tensor) -> None:
+    """Give each trained parameter its part of one vector [d], parameters in the model's order."""
     start = 0
     for parameter in model.parameters():
         if not parameter.requires_grad:

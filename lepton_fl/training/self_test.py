@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from lepton_fl.errors import LeptonError
 from lepton_fl.models.shape import Shape
-from lepton_fl.privacy.accounting import epsilon_spent
+from lepton_fl.privacy.accounting import Segment, epsilon_of_history
 from lepton_fl.privacy.audit import bound_from_scores
 from lepton_fl.privacy.noise import clip_target
 from lepton_fl.privacy.randomness import Stream
@@ -60,6 +61,21 @@ class Claimed:
 
     mechanism: Mechanism
     shape: Shape
+    step: Segment | None = None  # one step, as accounted; None: with Gaussian noise of the mechanism's multiplier
+
+
+class Running(Protocol):
+    """A step as it runs, of any mechanism."""
+
+    @property
+    def engine(self) -> ClippedSum:
+        """What clips and adds up."""
+
+    def target(self, parameters: int) -> float:
+        """The norm that each contribution is clipped to, in a model of so many parameters."""
+
+    def release(self, examples: Examples, model: nn.Module, physical_batch: int) -> Tensor:
+        """What a step over these records releases, float64 [d] in the units of the sum; the engine is attached."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +86,16 @@ class AsRun:
     engine: ClippedSum
     draws: Draws
 
+    def target(self, parameters: int) -> float:
+        """See `Running.target`."""
+        return clip_target(self.mechanism.clipping_norm, self.mechanism.stddev, parameters)
 
-def check_mechanism(model: nn.Module, claimed: Claimed, as_run: AsRun, stream: Stream) -> None:
+    def release(self, examples: Examples, model: nn.Module, physical_batch: int) -> Tensor:
+        """See `Running.release`."""
+        return take_step(examples, self.mechanism, self.engine, self.draws, (model, physical_batch))
+
+
+def check_mechanism(model: nn.Module, claimed: Claimed, as_run: Running, stream: Stream) -> None:
     """Return if clipping, noise, sampling rate and one release on canaries are what was claimed.
 
     Args:
@@ -87,10 +111,10 @@ def check_mechanism(model: nn.Module, claimed: Claimed, as_run: AsRun, stream: S
     nobody = _canaries(torch.arange(0), _WIDTH, claimed.mechanism)
     check_noise(claimed.mechanism.stddev, lambda width: _release(nobody, width, as_run, device))
     _check_sampling_rate(claimed.mechanism, as_run, device)
-    _check_one_release(claimed.mechanism, as_run, device, stream)
+    _check_one_release(claimed, as_run, device, stream)
 
 
-def _check_clipping_of(model: nn.Module, claimed: Claimed, as_run: AsRun, stream: Stream) -> None:
+def _check_clipping_of(model: nn.Module, claimed: Claimed, as_run: Running, stream: Stream) -> None:
     """Random records of the task's shape, one at a time: at the run's bound, and at one that surely clips them."""
     engine = as_run.engine
     draw = torch.Generator().manual_seed(stream.integer())
@@ -98,7 +122,7 @@ def _check_clipping_of(model: nn.Module, claimed: Claimed, as_run: AsRun, stream
     features[_RECORDS // 2 :] *= 1000.0
     labels = torch.randint(0, max(2, claimed.shape.outputs), (_RECORDS,), generator=draw)
     size = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    target = clip_target(as_run.mechanism.clipping_norm, as_run.mechanism.stddev, size)
+    target = as_run.target(size)
 
     def norm(row: int, bound: float) -> float:
         out = torch.zeros(size, dtype=torch.float64, device=device_of(model))
@@ -116,10 +140,10 @@ def _check_clipping_of(model: nn.Module, claimed: Claimed, as_run: AsRun, stream
         engine.detach()
 
 
-def _check_clipping_of_canaries(claimed: Mechanism, as_run: AsRun, device: torch.device) -> None:
+def _check_clipping_of_canaries(claimed: Mechanism, as_run: Running, device: torch.device) -> None:
     """Orthogonal gradients, far beyond the bound: each coordinate of the sum is the norm of one of them."""
     probe, canaries = _probe(_CANARIES, device), _canaries(torch.arange(_CANARIES), _CANARIES, claimed)
-    engine, target = as_run.engine, clip_target(as_run.mechanism.clipping_norm, as_run.mechanism.stddev, _CANARIES)
+    engine, target = as_run.engine, as_run.target(_CANARIES)
 
     def largest(owners: Tensor | None) -> float:
         out = torch.zeros(_CANARIES, dtype=torch.float64, device=device)
@@ -176,7 +200,7 @@ def check_noise(stddev: float, release: Callable[[int], Tensor]) -> None:
         )
 
 
-def _check_sampling_rate(claimed: Mechanism, as_run: AsRun, device: torch.device) -> None:
+def _check_sampling_rate(claimed: Mechanism, as_run: Running, device: torch.device) -> None:
     """Equal canaries all pull the same way, so the noisy sum tells how many were drawn.
 
     A binomial number plus Gaussian noise of variance v in all is sub-gamma with scale 1/3, so it leaves its mean by
@@ -185,7 +209,7 @@ def _check_sampling_rate(claimed: Mechanism, as_run: AsRun, device: torch.device
     or the claimed one over 1.5, with as little doubt: for full batches up to a noise multiplier of 4,000, at a rate of
     1e-3 up to 100, at 1.5e-4 up to 1. Beyond that they are fewer than it takes, and the check is less sharp.
     """
-    target = clip_target(claimed.clipping_norm, claimed.stddev, 1)
+    target = as_run.target(1)
     coins, releases = _coins(claimed)
     # Subjects have two records each: a run that drew records, or bounded them one by one, would count twice as many.
     each = 1 if claimed.records_per_subject is None else 2
@@ -220,28 +244,30 @@ def _coins(claimed: Mechanism) -> tuple[int, int]:
     return math.ceil(coins / releases), releases
 
 
-def _check_one_release(claimed: Mechanism, as_run: AsRun, device: torch.device, stream: Stream) -> None:
+def _check_one_release(claimed: Claimed, as_run: Running, device: torch.device, stream: Stream) -> None:
     """Orthogonal canaries, each in or out by a fair coin: one release must not tell more than its own epsilon.
 
     For faults that the other checks do not look for, wherever in a step they are. Wrong with a chance of at most 1e-9.
     """
     was_in = stream.bernoulli(_CANARIES, 0.5)
     present = torch.from_numpy(was_in).nonzero()[:, 0]
-    scores = _release(_canaries(present, _CANARIES, claimed), _CANARIES, as_run, device).cpu().numpy()
+    canaries = _canaries(present, _CANARIES, claimed.mechanism)
+    scores = _release(canaries, _CANARIES, as_run, device).cpu().numpy()
     found = bound_from_scores(was_in, scores.astype(np.float64), _DELTA, LEVEL)
-    epsilon = epsilon_spent(claimed.noise_multiplier, _DELTA, claimed.sampling_rate, 1)
+    step = claimed.step or Segment(claimed.mechanism.noise_multiplier, claimed.mechanism.sampling_rate, 1)
+    epsilon = epsilon_of_history((step,), _DELTA)
     if found > epsilon:
         raise UnsoundMechanism(
             "canaries", f"one release shows an epsilon of at least {found:.2f} where {epsilon:.2f} was claimed"
         )
 
 
-def _release(examples: Examples, width: int, as_run: AsRun, device: torch.device) -> Tensor:
+def _release(examples: Examples, width: int, as_run: Running, device: torch.device) -> Tensor:
     """One noisy sum over these canaries, float64 [width], as a step of the run makes it."""
     probe = _probe(width, device)
     as_run.engine.attach(probe)
     try:
-        return take_step(examples, as_run.mechanism, as_run.engine, as_run.draws, (probe, _PHYSICAL_BATCH))
+        return as_run.release(examples, probe, _PHYSICAL_BATCH)
     finally:
         as_run.engine.detach()
 

@@ -153,7 +153,7 @@ def test_one_release_of_canaries_alone_shows_that_clipping_is_off() -> None:
     everyone, source = replace(SOUND, sampling_rate=1.0, noise_multiplier=4.0), Randomness(0)
     as_run = AsRun(everyone, Unclipped(), draws(source))
     with pytest.raises(UnsoundMechanism, match=r"failed at canaries: one release shows an epsilon of at least \d"):
-        _check_one_release(everyone, as_run, torch.device("cpu"), source.stream("canaries"))
+        _check_one_release(Claimed(everyone, SHAPE), as_run, torch.device("cpu"), source.stream("canaries"))
 
 
 def test_the_model_is_left_as_it_was_found() -> None:
