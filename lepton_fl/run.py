@@ -10,11 +10,18 @@ from lepton_fl.errors import ConfigError, TrainingFailed
 from lepton_fl.evaluation.counts import table_shape
 from lepton_fl.federation.arrays import template_of, to_arrays
 from lepton_fl.federation.client_app import DECLARED_WEIGHT, ClientProgram
-from lepton_fl.federation.cohort_release import THE_OPERATOR_SEES, CohortRelease, check_noisy_mean, cost_of_few
+from lepton_fl.federation.cohort_release import (
+    THE_OPERATOR_SEES,
+    THE_OPERATOR_SEES_A_SUM,
+    CohortRelease,
+    check_noisy_mean,
+    cost_of_few,
+)
 from lepton_fl.federation.contract import Contract, digest
 from lepton_fl.federation.journal import Journal, RoundReport
 from lepton_fl.federation.replies import Expected
 from lepton_fl.federation.rounds import Rounds, Run
+from lepton_fl.federation.summed import Sums, sums_of
 from lepton_fl.federation.terms import Terms, cohort_mechanism, program
 from lepton_fl.flower import Context, Grid, RecordDict, ServerApp
 from lepton_fl.privacy.accounting import epsilon_spent
@@ -23,6 +30,7 @@ from lepton_fl.results.outcome import Facts, Outcome, claim_of, steps_of_a_round
 from lepton_fl.results.terminal import Voice
 from lepton_fl.strategies.strategy import Federation
 from lepton_fl.training.private import Mechanism
+from lepton_fl.training.shared_noise import epsilons
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class Prepared:
     program: ClientProgram
     federation: Federation
     at_server: Mechanism | None  # under privacy=institution, what the server adds to each round's mean
+    sums: Sums | None  # what is added up under masks; None: the operator sees each update
 
 
 def prepare(terms: Terms, names: Names, institutions: Sequence[str], cohort_size: int | None) -> Prepared:
@@ -53,8 +62,15 @@ def prepare(terms: Terms, names: Names, institutions: Sequence[str], cohort_size
             f"cohort_size {federation.cohort_size} is more than the {len(institutions)} institutions; nothing was "
             "trained; lower it"
         )
-    terms.strategy.build(federation)  # refuses here what it would refuse later
+    if terms.is_summed and federation.cohort_size < len(institutions):
+        raise ConfigError(
+            f"cohort_size {federation.cohort_size} of {len(institutions)} asks other institutions in each round, and "
+            "secure aggregation adds up one fixed cohort, since the difference of two sums tells of who is in one; "
+            "nothing was trained; leave cohort_size out, or give secure_aggregation=off where every policy allows it"
+        )
     made = program(terms, len(institutions))
+    sums = sums_of(terms, made, len(institutions)) if terms.is_summed else None
+    terms.strategy.build(federation, is_summed=terms.is_summed)  # refuses here what it would refuse later
     parameters = sum(parameter.numel() for parameter in made.model.parameters())
     at_server = cohort_mechanism(terms, len(institutions), federation.cohort_size)
     facts = Facts(
@@ -65,15 +81,16 @@ def prepare(terms: Terms, names: Names, institutions: Sequence[str], cohort_size
         rounds=terms.rounds,
         institutions=tuple(institutions),
         parameters=parameters,
-        claim=claim_of(terms, made.mechanism or at_server),
-        warnings=() if at_server is None else _costs(at_server, parameters),
+        claim=claim_of(terms, made.shared or made.mechanism or at_server),
+        is_summed=terms.is_summed,
+        warnings=() if at_server is None else _costs(at_server, parameters, is_summed=terms.is_summed),
     )
-    return Prepared(terms, facts, made, federation, at_server)
+    return Prepared(terms, facts, made, federation, at_server, sums)
 
 
-def _costs(at_server: Mechanism, parameters: int) -> tuple[str, ...]:
-    of_few = cost_of_few(at_server, parameters)
-    return (THE_OPERATOR_SEES,) if of_few is None else (of_few, THE_OPERATOR_SEES)
+def _costs(at_server: Mechanism, parameters: int, *, is_summed: bool) -> tuple[str, ...]:
+    of_few, seen = cost_of_few(at_server, parameters), THE_OPERATOR_SEES_A_SUM if is_summed else THE_OPERATOR_SEES
+    return (seen,) if of_few is None else (of_few, seen)
 
 
 def among(prepared: Prepared, institutions: int) -> Prepared:
@@ -84,7 +101,7 @@ def among(prepared: Prepared, institutions: int) -> Prepared:
     """
     cohort_size = min(prepared.federation.cohort_size, institutions)
     federation = replace(prepared.federation, institutions=institutions, cohort_size=cohort_size)
-    prepared.terms.strategy.build(federation)
+    prepared.terms.strategy.build(federation, is_summed=prepared.sums is not None)
     return replace(prepared, federation=federation)
 
 
@@ -118,7 +135,7 @@ def conduct(prepared: Prepared, carrier: Carrier, output: tuple[Folder, Voice]) 
         voice.round_done(report)
 
     run = _run_of(prepared, carrier, on_round)
-    rounds = Rounds(terms.strategy.build(prepared.federation), run, progress)
+    rounds = Rounds(terms.strategy.build(prepared.federation, is_summed=run.is_summed), run, progress)
     voice.started(prepared.facts)
     folder.begin(progress.reports, claim)
     if progress.reports:
@@ -133,7 +150,7 @@ def conduct(prepared: Prepared, carrier: Carrier, output: tuple[Folder, Voice]) 
 
 
 def _run_of(prepared: Prepared, carrier: Carrier, on_round: Callable[[RoundReport], None]) -> Run:
-    terms, program, at_server = prepared.terms, prepared.program, prepared.at_server
+    terms, program, at_server, summed = prepared.terms, prepared.program, prepared.at_server, prepared.terms.is_summed
     if at_server is not None:
         check_noisy_mean(at_server, program.randomness.within("self-test"))
     return Run(
@@ -150,7 +167,8 @@ def _run_of(prepared: Prepared, carrier: Carrier, on_round: Callable[[RoundRepor
         on_round=on_round,
         least_replies=terms.strategy.least_replies,
         contract=None if carrier.contract is None else digest(carrier.contract),
-        cohort_release=None if at_server is None else CohortRelease(at_server, program.randomness),
+        cohort_release=None if at_server is None or summed else CohortRelease(at_server, program.randomness),
+        is_summed=summed,
     )
 
 
@@ -177,7 +195,9 @@ def _refuse_without_model(reports: Sequence[RoundReport]) -> None:
 def _epsilon_after(prepared: Prepared) -> Callable[[int], float] | None:
     """Epsilon of an institution that was asked in so many rounds; None without privacy."""
     delta, mechanism = prepared.facts.claim.delta, prepared.program.mechanism or prepared.at_server
+    steps, shared = steps_of_a_round(prepared.terms), prepared.program.shared
+    if shared is not None and delta is not None:
+        return lambda asked: epsilons(shared, delta, asked * steps).of_the_sum
     if mechanism is None or delta is None:
         return None
-    steps = steps_of_a_round(prepared.terms)
     return lambda asked: epsilon_spent(mechanism.noise_multiplier, delta, mechanism.sampling_rate, asked * steps)

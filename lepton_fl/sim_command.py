@@ -20,7 +20,10 @@ usage: lepton-sim [SETTING=VALUE ...] [--config-dir DIR] [--multirun] [--cfg job
   lepton-sim                                          four hospitals, heart disease, epsilon 1
   lepton-sim privacy=none                             the same without privacy, to compare
   lepton-sim privacy.epsilon=0.5 rounds=20            a smaller budget, fewer rounds
+  lepton-sim noise=shared                             less noise: the institutions share it under secure aggregation
   lepton-sim strategy=fedadam strategy.tau=0.01       another strategy
+  lepton-sim strategy=fedmedian secure_aggregation=off
+                                                      one that compares single updates
   lepton-sim task=mnist data.dir=DIR model=cnn privacy=none institutions=10
   lepton-sim --config-dir my task=mine data.path=my.csv
                                                       your own table: my/task/mine.yaml, see docs/data.md
@@ -36,6 +39,11 @@ privacy=   {privacy}
 
 rounds=N            rounds of training
 institutions=N      how many to make up, for a task whose data names none
+secure_aggregation=on|off
+                    on: updates are added up under masks, of three institutions or more; off: for robust strategies
+                    and cohort_size
+noise=own|shared    shared: each institution adds its share, and the sum has the noise of one trusted curator; one local
+                    step a round
 cohort_size=N       institutions asked in each round; null: all
 seed=N              reproducible, and therefore labelled not private; null: private
 data.path=FILE      a CSV (also .csv.gz) or Parquet file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import sys
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,7 +16,8 @@ from lepton_fl.errors import ConfigError
 from lepton_fl.federation.client_app import client_app
 from lepton_fl.federation.journal import NoJournal
 from lepton_fl.federation.local_grid import LocalGrid
-from lepton_fl.federation.terms import RunConfig, register_run
+from lepton_fl.federation.local_masked import local_masked
+from lepton_fl.federation.terms import RunConfig, register_run, to_json
 from lepton_fl.plugins import admit_installed, named_in
 from lepton_fl.privacy.accounting import epsilon_of_group
 from lepton_fl.privacy.rounds_spent import InMemory
@@ -83,8 +85,17 @@ def simulate(planned: Plan, folder: Folder, voice: Voice) -> Outcome:
     # Training works in place; the plan stays as it was, so that it can be simulated again.
     program = replace(planned.run.program, model=copy.deepcopy(planned.run.program.model)).on(planned.device)
     sites = {site.institution: site for site in planned.loaded.sites}
-    grid = LocalGrid(client_app(program, sites, InMemory()), planned.run.facts.institutions)
-    return conduct(planned.run, Carrier(grid, grid.names, NoJournal(program.randomness), None), (folder, voice))
+    institutions = planned.run.facts.institutions
+    if planned.run.sums is None:
+        grid = LocalGrid(client_app(program, sites, InMemory()), institutions)
+        carrier = Carrier(grid, grid.names, NoJournal(program.randomness), None)
+    else:
+        # In the order of names, as every grid has them.
+        contract = hashlib.sha256(to_json(planned.run.terms).encode()).digest()
+        masked = local_masked(program, {name: sites[name] for name in institutions}, planned.run.sums, contract)
+        secure, names = masked.grid(planned.run.sums)
+        carrier = Carrier(secure, names, NoJournal(program.randomness), None)
+    return conduct(planned.run, carrier, (folder, voice))
 
 
 def repeats(planned: Plan) -> list[str]:
@@ -94,6 +105,11 @@ def repeats(planned: Plan) -> list[str]:
     """
     claim, mechanism = planned.run.facts.claim, planned.run.program.mechanism
     most = max(most_records_of_a_subject(site.train) for site in planned.loaded.sites)
+    if claim.unit == "record" and most > 1 and claim.sharing is not None:
+        return [
+            f"one person has {most} records at one institution; epsilon {claim.epsilon_budget:.2f} per record is more "
+            "per person, by how much is not accounted under shared noise; privacy=patient promises it to everybody"
+        ]
     if claim.unit != "record" or most == 1 or mechanism is None or claim.delta is None or claim.steps is None:
         return []
     counted = min(most, MOST_RECORDS)

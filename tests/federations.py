@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lepton_fl.federation.contract import KINDS
+
 BIN = Path(sys.executable).parent
 HEART = Path(__file__).resolve().parent.parent / "lepton_fl" / "tasks" / "data" / "heart.csv"
 HOSPITALS = ["Cleveland", "Hungary", "Switzerland", "VA Long Beach"]
 PUBLIC = ["policy=public.yaml"]  # for a client: whatever is asked may leave
+PLAIN = "secure_aggregation=off"  # for a server: the operator sees each update, as it must of one or two institutions
 PATIENCE_S = 90
 
 
@@ -45,7 +48,7 @@ power_w: 65.0
 PUBLIC_POLICY = policy_text(
     "budget: {unit: record, epsilon: 100.0, delta: 1.0e-4}",
     "public_data: true",
-    "may_leave: [noised-update, plain-update, record-count, exact-counts]",
+    f"may_leave: [{', '.join(KINDS)}]",
 )
 
 

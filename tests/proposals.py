@@ -13,10 +13,11 @@ from lepton_client.clauses import Proposal
 from lepton_client.policy import Policy, read
 from lepton_client.price import Price
 
-from lepton_fl.federation.contract import Contract, Purpose, offer
+from lepton_fl.federation.contract import Contract, Parties, Purpose, offer
 from lepton_fl.federation.installed import installed_task
 from lepton_fl.federation.terms import Terms, from_document, to_document
 from lepton_fl.privacy.units import NoPrivacy, Privacy, RecordPrivacy
+from lepton_fl.secure_aggregation.settings import Off, On
 from lepton_fl.tasks.split import HoldOut
 from lepton_fl.training.settings import Training
 
@@ -59,7 +60,7 @@ def heart() -> Any:
 
 
 def terms(**parts: Any) -> Terms:
-    """The terms of the shipped demo, with other parts."""
+    """The terms of the shipped demo without secure aggregation, with other parts."""
     privacy: Privacy = RecordPrivacy(epsilon=1.0, delta=1e-4, clipping_norm=1.0)
     known: dict[str, Any] = {
         "task": heart(),
@@ -67,6 +68,8 @@ def terms(**parts: Any) -> Terms:
         "strategy": from_document("strategy", {"kind": "fedavg"}),
         "privacy": privacy,
         "training": Training(1, 1.0, 0.5, 1.0, 0.0, 0.0, 256),
+        "secure_aggregation": Off(),
+        "noise": "own",
         "holdout": HoldOut("lepton-fl/hold-out/1", 0.2),
         "rounds": 30,
         "weight_cap": 100000,
@@ -76,8 +79,9 @@ def terms(**parts: Any) -> Terms:
 
 
 def contract(asked: Terms, least_cohort: int = 4) -> Contract:
-    who = ("Cleveland", "Hungary", "Switzerland", "VA Long Beach")
-    return offer(asked, 7, "ab" * 32, (who, least_cohort), Purpose("a first model", 365, ""))
+    names = ("Cleveland", "Hungary", "Switzerland", "VA Long Beach")
+    who = Parties(names, least_cohort, {name: bytes([number]) * 32 for number, name in enumerate(names)})
+    return offer(asked, 7, "ab" * 32, who, Purpose("a first model", 365, ""))
 
 
 def proposal(at: Policy, asked: Terms, **known: Any) -> Proposal:
@@ -89,3 +93,4 @@ def proposal(at: Policy, asked: Terms, **known: Any) -> Proposal:
 
 PUBLIC = {"public_data": True, "may_leave": ["noised-update", "plain-update", "record-count", "exact-counts"]}
 WITHOUT = NoPrivacy()
+SUMMED: dict[str, Any] = {"secure_aggregation": On(update_bound=1.0)}

@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from federations import HOSPITALS, PATIENCE_S, PUBLIC, Federation
+from federations import HOSPITALS, PATIENCE_S, PLAIN, PUBLIC, Federation
 from line import Line
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ def undisturbed(federation: Federation, hospitals: list[str], *settings: str) ->
 def test_an_institution_that_freezes_for_less_than_the_grace_is_waited_for(
     federation: Federation, seconds: float, streams: int
 ) -> None:
-    settings = ["rounds=10", "seed=1"]
+    settings = [PLAIN, "rounds=10", "seed=1"]
     server = federation.gather(TWO, *settings, "output=out", "grace_s=60", "round_s=300")
     with Line(federation.port) as line:
         slow_down(line)
@@ -63,7 +63,7 @@ def test_an_institution_that_freezes_for_less_than_the_grace_is_waited_for(
 
 @pytest.mark.slow
 def test_an_institution_that_freezes_for_longer_is_left_out_until_it_is_back(federation: Federation) -> None:
-    server = federation.gather(TWO, "rounds=60", "seed=1", "output=out", "grace_s=1", "round_s=300")
+    server = federation.gather(TWO, PLAIN, "rounds=60", "seed=1", "output=out", "grace_s=1", "round_s=300")
     with Line(federation.port) as line:
         slow_down(line)
         federation.reroute(NEAR, line.port)
@@ -84,7 +84,7 @@ def test_an_institution_that_freezes_for_longer_is_left_out_until_it_is_back(fed
 
 @pytest.mark.slow
 def test_institutions_come_back_by_themselves_to_a_server_that_froze(federation: Federation) -> None:
-    settings = ["rounds=10", "seed=1"]
+    settings = [PLAIN, "rounds=10", "seed=1"]
     server = federation.gather(TWO, *settings, "output=out", "round_s=300")
     with Line(federation.port) as line:
         slow_down(line)
@@ -105,7 +105,7 @@ def test_an_institution_that_comes_late_takes_part_from_then_on_and_nothing_is_r
     federation: Federation,
 ) -> None:
     late = HOSPITALS[3]
-    server = federation.gather(HOSPITALS, "rounds=80", "seed=1", "institutions=3", "output=out")
+    server = federation.gather(HOSPITALS, PLAIN, "rounds=80", "seed=1", "institutions=3", "output=out")
     with Line(federation.port) as line:
         slow_down(line)
         federation.reroute(NEAR, line.port)
@@ -130,7 +130,7 @@ def test_an_institution_that_comes_late_takes_part_from_then_on_and_nothing_is_r
 
 
 def test_of_two_processes_with_one_identity_the_newer_serves_and_the_older_ends(federation: Federation) -> None:
-    server = federation.gather(TWO, "rounds=2", "output=out")
+    server = federation.gather(TWO, "rounds=2", PLAIN, "output=out")
     older = federation.client(NEAR)
     federation.wait_for("server.log", f"{NEAR} connected")
     shutil.copytree(federation.folder / f"client {NEAR}", federation.folder / "copy")
@@ -145,7 +145,7 @@ def test_of_two_processes_with_one_identity_the_newer_serves_and_the_older_ends(
 
 
 def test_a_second_process_in_one_home_is_refused_and_the_first_goes_on(federation: Federation) -> None:
-    federation.gather([NEAR, OTHER], "rounds=1")
+    federation.gather([NEAR, OTHER], "rounds=1", PLAIN)
     first = federation.client(NEAR)
     federation.wait_for("server.log", f"{NEAR} connected")
     second = federation.start("second.log", "lepton-client", "run", "--home", f"client {NEAR}", f"data.path={NEAR}.csv")

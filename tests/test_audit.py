@@ -26,8 +26,9 @@ from lepton_fl.training.examples import Examples, Site
 SIM = Path(sys.executable).with_name("lepton-sim")
 # One institution that learns its records by heart, the wrong ones too.
 BY_HEART = [
-    "task=digits", "institutions=1", "model=mlp", "model.hidden=[256]", "rounds=1", "training.local_steps=600",
-    "training.sampling_rate=0.1", "training.learning_rate=0.1", "training.momentum=0.9", "audit.canaries=200",
+    "task=digits", "institutions=1", "secure_aggregation=off", "model=mlp", "model.hidden=[256]", "rounds=1",
+    "training.local_steps=600", "training.sampling_rate=0.1", "training.learning_rate=0.1", "training.momentum=0.9",
+    "audit.canaries=200",
 ]  # fmt: skip
 FOUND = Audited(100, 50, 1, 0.5, 0.95, 1.0, "record", "add or remove one record", 1e-4, None)
 
@@ -128,7 +129,7 @@ def test_a_canary_that_was_learned_scores_higher() -> None:
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        (["privacy=institution"], "about whole institutions"),
+        (["privacy=institution", "secure_aggregation=off"], "about whole institutions"),
         (["privacy=record", "audit.records_per_canary=2"], "of whom privacy=record promises nothing"),
         (["audit.canaries=0"], "audit.canaries must be at least 1"),
         (["audit.confidence=1"], "audit.confidence must lie between 0 and 1"),
@@ -142,6 +143,7 @@ def test_an_audit_that_would_show_nothing_is_refused(settings: list[str], why: s
 # -- the command
 
 
+@pytest.mark.slow
 def test_the_command_says_the_bound_beside_the_claim_and_writes_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [SIM, "audit", "rounds=2", "log=json"],

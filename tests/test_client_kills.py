@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from federations import PATIENCE_S, Federation, policy_text
+from federations import PATIENCE_S, PLAIN, Federation, policy_text
 from lepton_client.agent import POINTS
 from lepton_client.ledger import Ledger
 
@@ -34,6 +34,7 @@ LIVES = [sys.executable, str(Path(__file__).resolve().parent / "lives.py")]
 HOSPITAL = "Cleveland"
 ROUNDS, STEPS, RATE, EPSILON, DELTA = 20_000, 2, 0.05, 8.0, 1e-4
 RUN = [
+    PLAIN,
     f"rounds={ROUNDS}",
     f"training.local_steps={STEPS}",
     f"training.sampling_rate={RATE}",

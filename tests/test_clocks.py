@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from federations import PATIENCE_S, PUBLIC, Federation
+from federations import PATIENCE_S, PLAIN, PUBLIC, Federation
 
 pytestmark = pytest.mark.slow
 
@@ -46,10 +46,10 @@ def shifted(tmp_path: Path) -> Iterator[Shifted]:
 @pytest.mark.parametrize("program", ["lepton-server", "lepton-client"])
 def test_with_one_side_an_hour_ahead_enrolment_and_a_run_work(shifted: Shifted, program: str) -> None:
     federation = shifted(program, HOUR_S)
-    server = federation.gather(["Cleveland"], "rounds=2", "seed=1", "output=out")
+    server = federation.gather(["Cleveland"], "rounds=2", "seed=1", PLAIN, "output=out")
     federation.client("Cleveland", *PUBLIC)
     assert server.wait(PATIENCE_S) == 0
-    assert federation.result()["model_sha256"] == federation.simulated(["Cleveland"], "rounds=2", "seed=1")
+    assert federation.result()["model_sha256"] == federation.simulated(["Cleveland"], "rounds=2", "seed=1", PLAIN)
 
 
 def test_an_enrolment_with_clocks_three_hours_apart_says_that_the_clock_is_wrong(shifted: Shifted) -> None:

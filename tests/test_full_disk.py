@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from federations import HOSPITALS, PATIENCE_S, PUBLIC, Federation
+from federations import HOSPITALS, PATIENCE_S, PLAIN, PUBLIC, Federation
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TWO = HOSPITALS[:2]
 # A reply takes 173 pages, more than everything else that is written.
-SETTINGS = ["rounds=4", "seed=1", "model=mlp", "model.hidden=[400,400]"]
+SETTINGS = [PLAIN, "rounds=4", "seed=1", "model=mlp", "model.hidden=[400,400]"]
 REPLY_BYTES = 700_000
 MOUNT = 'mount -t tmpfs -o size=32m tmpfs "$0" && echo ready && exec sleep infinity'
 

@@ -10,10 +10,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from federations import PATIENCE_S, Federation
+from federations import PATIENCE_S, PLAIN, Federation
 
 HOSPITAL = "Cleveland"
-RUN = ["rounds=100000", "institutions=1", "training.sampling_rate=0.01", "output=out"]
+RUN = [PLAIN, "rounds=100000", "institutions=1", "training.sampling_rate=0.01", "output=out"]
 
 
 def stopped(federation: Federation) -> list[str]:

@@ -9,11 +9,11 @@ from contextlib import closing
 from datetime import datetime
 
 import pytest
-from federations import PATIENCE_S, PUBLIC, Federation
+from federations import PATIENCE_S, PLAIN, PUBLIC, Federation
 from line import Line, Way
 
 NEAR, FAR = TWO = ["Switzerland", "VA Long Beach"]  # FAR is reached through the line
-LARGE = ["model=mlp", "model.hidden=[1600,1600]", "training.physical_batch=16", "seed=1"]  # a model of 10 MB
+LARGE = [PLAIN, "model=mlp", "model.hidden=[1600,1600]", "training.physical_batch=16", "seed=1"]  # a model of 10 MB
 HALF = 5_000_000
 LEAST_AGAIN = 0.05  # of a transfer: so little is sent twice
 

@@ -10,7 +10,7 @@ import urllib.request
 from base64 import b64encode
 
 import pytest
-from federations import PATIENCE_S, PUBLIC, Federation, free_port
+from federations import PATIENCE_S, PLAIN, PUBLIC, Federation, free_port
 from prometheus_client.parser import text_string_to_metric_families
 
 Samples = dict[str, float]
@@ -36,9 +36,9 @@ def scrape_until(port: int, name: str, least: float) -> Samples:
 
 
 def joined(federation: Federation, *settings: str) -> None:
-    """A server was started with these settings and Cleveland takes part."""
+    """A server was started with these settings and Cleveland takes part, alone."""
     invitation = federation.invite("Cleveland")
-    server = federation.serve(*settings)
+    server = federation.serve(PLAIN, *settings)
     federation.wait_for("server.log", "waiting for 1 institution")
     assert server.poll() is None
     assert federation.enroll("Cleveland", invitation).returncode == 0
@@ -46,15 +46,17 @@ def joined(federation: Federation, *settings: str) -> None:
 
 def secrets_of(federation: Federation, invitation: str) -> list[str]:
     files = {path.name: path for path in federation.folder.rglob("*.key")}
-    assert {*files} == {"ca.key", "server.key", "operator.key", "institution.key", "ledger.key"}
+    assert {*files} == {"ca.key", "server.key", "operator.key", "institution.key", "identity.key", "ledger.key"}
     of_the_ledger = files.pop("ledger.key").read_bytes()
+    identity = files.pop("identity.key").read_text().strip()
     keys = [path.read_text().splitlines()[1] for path in files.values()]
-    return [invitation, "PRIVATE KEY", of_the_ledger.hex(), b64encode(of_the_ledger).decode(), *keys]
+    own = [of_the_ledger, bytes.fromhex(identity)]
+    return [invitation, "PRIVATE KEY", *(key.hex() for key in own), *(b64encode(key).decode() for key in own), *keys]
 
 
 def test_with_log_json_both_daemons_say_nothing_but_objects_and_no_secret(federation: Federation) -> None:
     invitation = federation.invite("Cleveland")
-    server = federation.serve("rounds=2", "output=out", "log=json")
+    server = federation.serve("rounds=2", PLAIN, "output=out", "log=json")
     federation.wait_for("server.log", "waiting for 1 institution")
     assert federation.enroll("Cleveland", invitation).returncode == 0
     client = federation.client("Cleveland", "log=json")
@@ -75,6 +77,7 @@ def test_with_log_json_both_daemons_say_nothing_but_objects_and_no_secret(federa
         assert not any(secret in text for text in texts.values())
 
 
+@pytest.mark.slow
 def test_both_daemons_tell_prometheus_how_the_run_stands(federation: Federation) -> None:
     ports = free_port(), free_port()
     joined(federation, "rounds=5000", "output=out", f"metrics_port={ports[0]}")

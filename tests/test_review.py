@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
-from federations import PATIENCE_S, Federation, policy_text
+from federations import PATIENCE_S, PLAIN, Federation, policy_text
 
 
 def waiting(federation: Federation) -> str:
     """Cleveland's agent has a contract that waits for a person; returns the run's number."""
-    federation.gather(["Cleveland"], "rounds=2", "output=out", "purpose.contact=ethics@example.org")
+    federation.gather(["Cleveland"], "rounds=2", PLAIN, "output=out", "purpose.contact=ethics@example.org")
     policy = federation.folder / "client Cleveland" / "policy.yaml"
     policy.write_text(policy_text("accept: by-hand"))
     federation.client("Cleveland")
@@ -72,7 +72,7 @@ def test_nothing_is_trained_before_a_person_accepted_what_they_read(federation: 
 @pytest.mark.slow
 def test_a_person_can_stop_a_run_that_goes_on_and_it_stays_stopped(federation: Federation) -> None:
     pair = ["Cleveland", "Hungary"]
-    server = federation.gather(pair, "rounds=200", "privacy.epsilon=1", "output=out", "least_cohort=1")
+    server = federation.gather(pair, "rounds=200", PLAIN, "privacy.epsilon=1", "output=out", "least_cohort=1")
     for hospital in pair:
         federation.client(hospital)
     federation.wait_for("server.log", "round   3/200")
@@ -106,8 +106,8 @@ def test_a_refusal_by_hand_ends_the_operators_wait_and_keeps_its_reason_at_home(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--accept"], "which run is meant?"),
-        (["7", "--accept", "--refuse", "no"], "contradict each other"),
+        pytest.param(["--accept"], "which run is meant?", marks=pytest.mark.slow),
+        pytest.param(["7", "--accept", "--refuse", "no"], "contradict each other", marks=pytest.mark.slow),
         (["7"], "0 contracts are called '7'"),
     ],
 )

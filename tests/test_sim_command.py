@@ -63,9 +63,41 @@ MISTAKES: dict[str, tuple[list[str], int, list[str]]] = {
     "images for a table": (["model=cnn"], CONFIGURATION, ["images", "model=logistic"]),
     "a strategy that reads exact losses": (["strategy=qfedavg"], CONFIGURATION, ["privacy=none"]),
     "too few for krum": (
-        ["strategy=krum", "strategy.num_malicious_nodes=3", "privacy=none"],
+        ["strategy=krum", "strategy.num_malicious_nodes=3", "privacy=none", "secure_aggregation=off"],
         CONFIGURATION,
         ["2f + 3 = 9", "4"],
+    ),
+    "a strategy that compares what nobody sees": (
+        ["strategy=krum", "privacy=none"],
+        CONFIGURATION,
+        ["only their sum", "fedavg", "secure_aggregation=off"],
+    ),
+    "too few for a sum": (
+        ["task=digits", "institutions=2", "privacy=none"],
+        CONFIGURATION,
+        ["at least 3 institutions, and 2 take part", "secure_aggregation=off"],
+    ),
+    "another cohort in each round, summed": (
+        ["cohort_size=3"],
+        CONFIGURATION,
+        ["one fixed cohort", "leave cohort_size"],
+    ),
+    "a noise of no kind": (["noise=much"], CONFIGURATION, ["noise must be one of own, shared", "much"]),
+    "shared noise without privacy": (["noise=shared", "privacy=none"], CONFIGURATION, ["privacy=record or patient"]),
+    "shared noise without a sum": (
+        ["noise=shared", "secure_aggregation=off"],
+        CONFIGURATION,
+        ["secure_aggregation=on", "only a masked sum has the whole noise", "noise=own"],
+    ),
+    "shared noise over several steps": (
+        ["noise=shared", "training.local_steps=2"],
+        CONFIGURATION,
+        ["local_steps", "nothing was trained"],
+    ),
+    "an update bound of nothing": (
+        ["secure_aggregation.update_bound=0"],
+        CONFIGURATION,
+        ["secure_aggregation.update_bound", "positive"],
     ),
     "a folder that cannot be written": (["output=/proc/nope", "rounds=1"], CONFIGURATION, ["/proc/nope", "output"]),
     "an unknown log": (["log=yaml"], CONFIGURATION, ["text", "json", "yaml"]),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from federations import BIN, PATIENCE_S, PUBLIC, Federation, call
+from federations import BIN, PATIENCE_S, PLAIN, PUBLIC, Federation, call
 from lepton_client.home import Home as ClientHome
 from lepton_client.ledger import Ledger
 from lepton_client.standing import Joined, Known, Promise, Standing, read
@@ -102,7 +102,7 @@ def shows_a_run_at_hungary(found: Any, process: int) -> None:
 
 @pytest.mark.slow
 def test_a_run_is_seen_from_both_sides_until_its_server_is_killed(federation: Federation) -> None:
-    server = federation.serve("rounds=5000", "institutions=2", "output=out")
+    server = federation.serve("rounds=5000", "institutions=2", PLAIN, "output=out")
     federation.wait_for("server.log", "waiting for 2 institutions")
     assert said(federation, "lepton-server", "server").splitlines()[0].endswith("; waiting for institutions")
     enrolled(federation, "Cleveland", "Hungary", "VA Long Beach")
@@ -158,7 +158,7 @@ def test_a_run_is_seen_from_both_sides_until_its_server_is_killed(federation: Fe
 
 
 def test_after_a_run_both_sides_say_what_it_cost(federation: Federation) -> None:
-    server = federation.serve("rounds=2", "institutions=1", "output=out")
+    server = federation.serve("rounds=2", "institutions=1", PLAIN, "output=out")
     federation.wait_for("server.log", "waiting for 1 institution")
     enrolled(federation, "Cleveland")
     client = federation.client("Cleveland")
@@ -187,7 +187,7 @@ def test_after_a_run_both_sides_say_what_it_cost(federation: Federation) -> None
 
 @pytest.mark.slow
 def test_a_seeded_run_has_no_epsilon_on_either_side(federation: Federation) -> None:
-    server = federation.serve("rounds=2", "institutions=1", "seed=1", "output=out")
+    server = federation.serve("rounds=2", "institutions=1", "seed=1", PLAIN, "output=out")
     federation.wait_for("server.log", "waiting for 1 institution")
     enrolled(federation, "Cleveland")
     federation.client("Cleveland", *PUBLIC)

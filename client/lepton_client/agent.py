@@ -20,16 +20,20 @@ from cryptography import x509
 
 from lepton_client import agreeing, job, ledger_files, outbound
 from lepton_client.agreeing import Desk, Matter
+from lepton_client.answers import Answer, answered, failure, kinds_of
 from lepton_client.considering import Considered, Position
 from lepton_client.contracts import Contracts, Offered
 from lepton_client.heads import head_of, refuse_put_back, seen_of
 from lepton_client.home import Home
-from lepton_client.job import Answer, Job, SpoolFull, answered, failure, kinds_of
+from lepton_client.identity import announced, identity_of
+from lepton_client.job import Here, Job, SpoolFull
 from lepton_client.ledger import Ledger
 from lepton_client.refused import Refused
 from lepton_client.standing import Joined, Promise, Standing
 from lepton_client.stream import Acknowledged, Ended, Instruction, Stream, Take
+from lepton_client.unmasked_rounds import AnsweredRounds
 from lepton_fl.federation.codec import Route, decode
+from lepton_fl.federation.steps import INBOX, step_of
 from lepton_fl.flower import MessageType
 from lepton_fl.link import ledger_head, signature
 from lepton_fl.link.certificates import key_hash
@@ -64,9 +68,11 @@ class Agent:
     def __init__(self, home: Home, own: Own, reached: Reached) -> None:
         self._home, self._own, self._reached = home, own, reached
         self._spool = Spool(home.path / "spool")
+        self._identity = identity_of(home)
         self._desk = Desk(
             Contracts(home.path / "contracts"),
             own.position,
+            (home.institution, self._identity.public),
             x509.load_pem_x509_certificate(home.ca.read_bytes()),
             lambda: signature.signer(home.key, home.certificate),
             lambda: datetime.now(UTC),
@@ -83,7 +89,12 @@ class Agent:
         """Serve one connection until it ends; what came of an instruction is kept for the next."""
         answered = [Held(message_id=message_id, is_whole=True) for message_id in self._spool.holds()]
         held = self._partial.held() if self._partial is not None else next(iter(answered), Held())
-        hello = Hello(protocol=PROTOCOL, lepton_version=version("lepton-fl"), instruction=held)
+        hello = Hello(
+            protocol=PROTOCOL,
+            lepton_version=version("lepton-fl"),
+            instruction=held,
+            identity=announced(self._home, self._identity),
+        )
         stream = Stream(channel, hello, Take(_MOST_BYTES, self._partial), self.standing)
         self._seen = -1
         try:
@@ -190,8 +201,9 @@ class Agent:
 
     def _join(self, considered: Considered, welcome: Welcome) -> None:
         policy, ledger = self._own.position.policy, self._own.ledger
-        data = (self._own.source, self._home.institution, welcome.node_id)
-        self._job = job.join(considered, policy, ledger, data)
+        answered = AnsweredRounds(self._home.path / "answered" / str(welcome.run_id))
+        here = Here(self._own.source, self._home.institution, welcome.node_id, self._identity, answered)
+        self._job = job.join(considered, policy, ledger, here)
         run = Joined(welcome.run_id, considered.terms.task.title, considered.terms.rounds, _promise(considered))
         self.standing.joined(run)
         told = "NOT PRIVATE" if run.promise is None else _told(run.promise)
@@ -301,10 +313,11 @@ def _known(job: Job, message_id: str, kept: Parts) -> Answer | None:
     round = 0 if last is None else last.round
     if message.has_error():
         return failure(kept, round, str(message.error.reason))
-    is_training = message.metadata.message_type == MessageType.TRAIN
-    if not {*kinds_of(job, is_training=is_training)} <= {*job.policy.may_leave}:
+    is_training, step = message.metadata.message_type == MessageType.TRAIN, step_of(message.content)
+    holds_data = step is None or step.name == INBOX
+    if holds_data and not {*kinds_of(job.signed, is_training=is_training)} <= {*job.policy.may_leave}:
         return None
-    return answered(job, kept, round, is_training=is_training)
+    return answered(job.signed, kept, round, is_training=is_training, step=step)
 
 
 def _promise(considered: Considered) -> Promise | None:

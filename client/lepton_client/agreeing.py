@@ -11,7 +11,7 @@ from hashlib import sha256
 from cryptography import x509
 
 from lepton_client.considering import Considered, Position, consider
-from lepton_client.contracts import Contracts, Decided, Offered, check_operator
+from lepton_client.contracts import Contracts, Decided, Offered, changed_identities, check_operator
 from lepton_client.policy import BY_POLICY
 from lepton_client.refused import Refused
 from lepton_fl.federation.contract import LARGEST, Contract, differences
@@ -29,6 +29,7 @@ class Desk:
 
     contracts: Contracts
     position: Position
+    own: tuple[str, bytes]  # this institution, and its public key for secure aggregation
     ca: x509.Certificate
     signer: Callable[[], Signer]  # read anew, since certificates renew
     clock: Callable[[], datetime]
@@ -59,6 +60,12 @@ def offered(desk: Desk, welcome: Welcome) -> Offered:
     federation = key_hash(desk.ca.public_key()).hex()
     if (contract.run_id, contract.federation) != (welcome.run_id, federation):
         raise Refused("the contract is another run's or federation's; nothing was read or sent; tell the operator")
+    name, public = desk.own
+    if contract.secure_aggregation and contract.identities.get(name) != public.hex():
+        raise Refused(
+            "the contract names another key for this institution than its own; nothing was read or sent; tell the "
+            "operator"
+        )
     known = desk.contracts.find(welcome.run_id)
     if known is None:
         desk.contracts.keep(welcome.run_id, came)
@@ -91,7 +98,10 @@ def consider_offer(desk: Desk, run_id: int, contract: Contract) -> Matter:
         return Matter(run_id, considered, decided)
     if known is not None and (known.is_accepted or known.by != POLICY):
         return Matter(run_id, considered, known)
-    if desk.position.policy.accept == BY_POLICY:
+    changed = changed_identities(desk.contracts, contract)
+    for other, was in changed.items():
+        _log.warning("%s has another key than in run %d; compare the fingerprints by telephone", other, was)
+    if desk.position.policy.accept == BY_POLICY and not changed:
         return Matter(run_id, considered, desk.contracts.accept(run_id, desk.signer(), POLICY, now))
     _log.info("a contract waits to be read: lepton-client review %s", run_id)
     return Matter(run_id, considered, None)

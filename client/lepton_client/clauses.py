@@ -10,9 +10,9 @@ from typing import Any
 from lepton_client.policy import ANY, OPTIONAL, Policy, is_within
 from lepton_client.price import Price, duration
 from lepton_client.refused import Refused
-from lepton_fl.federation.contract import Contract, has_own_noise
+from lepton_fl.federation.contract import Contract, is_covered
 from lepton_fl.federation.installed import Document, sha256_of
-from lepton_fl.federation.terms import Terms, plugins_of, to_document
+from lepton_fl.federation.terms import SHARED, Terms, plugins_of, to_document
 from lepton_fl.plugins import admitted_sha256
 from lepton_fl.show import counted_institutions, printable
 
@@ -98,8 +98,13 @@ def _clause(field: str, is_met: bool, says: str) -> Clause:
 
 
 def _public_data(policy: Policy, terms: Terms) -> Clause:
-    if has_own_noise(terms):
-        return _clause("public_data", True, "this institution adds the noise itself, and nobody else can subtract it")
+    if is_covered(terms):
+        whose = (
+            "this institution adds its share of the noise"
+            if terms.noise == SHARED
+            else "this institution adds the noise"
+        )
+        return _clause("public_data", True, f"{whose} itself, and nobody else can subtract it")
     if terms.seed is not None:
         what = f"seed={terms.seed}, with which noise can be subtracted"
     elif terms.privacy.unit == "none":
@@ -112,7 +117,7 @@ def _public_data(policy: Policy, terms: Terms) -> Clause:
 
 def _budget(policy: Policy, proposal: Proposal) -> Iterator[Clause]:
     budget, price, terms = policy.budget, proposal.price, proposal.terms
-    if not has_own_noise(terms):
+    if not is_covered(terms):
         for field in ("unit", "delta", "epsilon"):
             yield _clause(
                 f"budget.{field}", True, "the run spends nothing of the budget: no epsilon covers what leaves"
@@ -149,7 +154,7 @@ def _stated(terms: Terms, name: str) -> float:
 
 def _most_of_a_run(policy: Policy, proposal: Proposal) -> Iterator[Clause]:
     terms, most, hours = proposal.terms, policy.run, proposal.price.hours
-    if has_own_noise(terms):
+    if is_covered(terms):
         epsilon, delta = _stated(terms, "epsilon"), _stated(terms, "delta")
         says = f"the run states epsilon {epsilon:g} at delta {delta:g}, and {most.epsilon:g} may be"
         yield _clause("run.epsilon", epsilon <= most.epsilon, says)

@@ -17,10 +17,11 @@ from lepton_client.policy import Policy
 from lepton_client.price import Price, Spending
 from lepton_client.proposing import propose
 from lepton_fl.federation.client_app import ClientProgram
-from lepton_fl.federation.contract import Contract, digest, has_own_noise
+from lepton_fl.federation.contract import Contract, digest, is_covered
 from lepton_fl.federation.installed import Document
 from lepton_fl.federation.terms import Terms, program
 from lepton_fl.privacy import budget
+from lepton_fl.privacy.accounting import SKELLAM
 from lepton_fl.privacy.books import Books, Declared, Step
 
 _NOT_READ = ""  # the data's digest, before anybody agreed that it is read
@@ -105,8 +106,11 @@ def read_from(declared: Declared, data_sha256: str) -> Declared:
 
 def _declared(contract: Contract, terms: Terms, made: ClientProgram, policy: Policy) -> Declared:
     mechanism = None
-    if made.mechanism is not None and has_own_noise(terms):
+    if made.mechanism is not None and is_covered(terms):
         mechanism = Step(made.mechanism.noise_multiplier, made.mechanism.sampling_rate)
+    elif made.shared is not None and is_covered(terms):
+        shared = made.shared
+        mechanism = Step(shared.noise_multiplier, shared.sampling_rate, SKELLAM, shared.own_multiplier)
     return Declared(
         run=str(contract.run_id),
         operator=contract.federation,

@@ -135,6 +135,25 @@ class Contracts:
         return self._folder / str(run_id)
 
 
+def changed_identities(contracts: Contracts, offered: Contract) -> dict[str, int]:
+    """Institutions whose key is another than in the last contract that was accepted here and names them.
+
+    The operator brings the keys, and could bring its own; a key that stays the same from run to run was compared once.
+
+    Returns:
+        Institution to the run in which its key was another.
+    """
+    known: dict[str, tuple[str, int]] = {}
+    for run in contracts.runs():
+        decided = contracts.decision(run)
+        found = contracts.find(run)
+        if found is None or decided is None or not decided.is_accepted or run == offered.run_id:
+            continue
+        if found.contract.federation == offered.federation:
+            known.update({name: (key, run) for name, key in found.contract.identities.items()})
+    return {name: known[name][1] for name, key in offered.identities.items() if name in known and known[name][0] != key}
+
+
 def check_operator(offered: Offered, ca: x509.Certificate, now: datetime) -> None:
     """The operator signed this contract; raises `BadCertificate` if not."""
     signature.check(offered.signed, signature.CONTRACT, offered.content, (signature.OPERATOR, ca), now)

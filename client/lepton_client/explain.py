@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,16 +18,25 @@ from lepton_fl.federation.contract import (
     NOISED_UPDATE,
     PLAIN_UPDATE,
     RECORD_COUNT,
+    SHARED_NOISE_UPDATE,
+    SUMMED_COUNTS,
+    SUMMED_UPDATE,
     Contract,
     digest,
     from_bytes,
 )
 from lepton_fl.federation.installed import sha256_of
 from lepton_fl.federation.terms import to_document
+from lepton_fl.privacy.accounting import epsilon_of_history
+from lepton_fl.privacy.books import Declared
+from lepton_fl.secure_aggregation.cohort import most_corrupt, threshold
 from lepton_fl.show import counted_institutions, printable
 
 KIND_SAYS = {
     NOISED_UPDATE: "the model, trained with this institution's own noise; covered by the budget",
+    SHARED_NOISE_UPDATE: "a step with its share of the noise, in a masked sum alone; the budget covers the sum",
+    SUMMED_UPDATE: "an update without such noise, in a masked sum alone; no epsilon covers it",
+    SUMMED_COUNTS: "counts of the held-out records, label by score, in a masked sum alone; no epsilon covers them",
     PLAIN_UPDATE: "the model, trained without noise of this institution's own; no epsilon covers it",
     RECORD_COUNT: "how many records were trained on, and their mean loss; no epsilon covers them",
     EXACT_COUNTS: "exact counts of the held-out records, label by score; no epsilon covers them",
@@ -106,6 +116,13 @@ def explanation(policy: Policy, proposal: Proposal, found: tuple[Clause, ...]) -
     purpose = printable(contract.purpose.purpose or proposal.terms.task.title)
     yield f"purpose     {purpose}; kept for {contract.purpose.retention_days} days"
     yield f"with        {', '.join(printable(name) for name in contract.institutions)}"
+    count = len(contract.institutions)
+    yield (
+        f"aggregation under masks: the operator sees sums; {threshold(count)} of {count} must answer, and "
+        f"{most_corrupt(count)} may side with the operator"
+        if contract.secure_aggregation
+        else "aggregation the operator sees each update"
+    )
     if contract.neighbouring_relation is not None:
         yield f"privacy     per {contract.unit} ({printable(contract.neighbouring_relation)})"
     else:
@@ -122,6 +139,17 @@ def explanation(policy: Policy, proposal: Proposal, found: tuple[Clause, ...]) -
         yield f"{'ok' if clause.is_met else 'refused':<11} {clause.name:<26} {clause.says}"
     if all(clause.is_met for clause in found):
         yield f"accepted    {_accept(policy)}"
+
+
+def own_share(declared: Declared | None) -> Iterator[str]:
+    """Under shared noise, what the run would tell whoever takes this institution's masks off; else nothing."""
+    step = None if declared is None else declared.mechanism
+    if declared is None or step is None or step.own_multiplier is None:
+        return
+    whole = (step.segment(declared.rounds * declared.steps_per_round, is_own=True),)
+    epsilon = epsilon_of_history(whole, declared.delta)
+    says = "no bound" if epsilon == math.inf else f"epsilon {epsilon:.2f}"
+    yield f"share       {says} of the whole run against an operator with more colluders than are withstood"
 
 
 def as_document(proposal: Proposal, found: tuple[Clause, ...]) -> dict[str, Any]:

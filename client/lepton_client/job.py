@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
-from lepton_client.clauses import RoundFacts, refuse_unmet, round_clauses, rule_for
+from lepton_client.answers import REFUSED, Answer, Signed, answered, failure
+from lepton_client.beside import Beside
+from lepton_client.clauses import RoundFacts, refuse_unmet, round_clauses
 from lepton_client.considering import Considered, read_from
 from lepton_client.ledger import Ledger
 from lepton_client.ledger_files import LedgerDamaged
-from lepton_client.outbound import DECLINED, DECLINED_RULE, FAILURE, FAILURE_RULE
 from lepton_client.policy import Policy
-from lepton_client.records import own_site
+from lepton_client.records import digest_of, own_site
 from lepton_client.refused import Refused
+from lepton_client.unmasked_rounds import AnsweredRounds
 from lepton_fl.errors import LeptonError
 from lepton_fl.federation import replies
 from lepton_fl.federation.arrays import template_of
-from lepton_fl.federation.client_app import client_app
+from lepton_fl.federation.client_app import ClientProgram, client_app, self_test
 from lepton_fl.federation.codec import BadMessage, Route, decode, encode
-from lepton_fl.federation.contract import COHORT_KEY, EXACT_COUNTS, NOISED_UPDATE, Contract
+from lepton_fl.federation.contract import (
+    COHORT_KEY,
+    EXACT_COUNTS,
+    SUMMED_COUNTS,
+    Contract,
+    digest,
+)
 from lepton_fl.federation.drift import Agreed, agreed, drift
-from lepton_fl.flower import CLIENT_APP_RAISED, ClientApp, Context, Error, Message, MessageType, RecordDict, enter_run
+from lepton_fl.federation.masked_app import Computes, MaskedApp, Own
+from lepton_fl.federation.steps import INBOX, PARAMS, RECORD, Step, step_of
+from lepton_fl.federation.summed import sums_of
+from lepton_fl.flower import CLIENT_APP_RAISED, Context, Error, Message, MessageType, RecordDict, enter_run
 from lepton_fl.link.frames import Parts
+from lepton_fl.secure_aggregation.keys import Identity
+from lepton_fl.secure_aggregation.refusals import Aborted
 from lepton_fl.tasks.task import DataSource
+from lepton_fl.training.examples import Site
 
 _log = logging.getLogger(__name__)
-_BLOCK = 1 << 20
 
 
 class SpoolFull(LeptonError):
@@ -62,15 +74,22 @@ def _nobody() -> None:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What an instruction came to, and what it is for the journal."""
+class Here:
+    """What is this institution's in a run."""
 
-    parts: Parts
-    round: int
-    kind: str
-    rule: str
-    is_training: bool
-    is_covered: bool  # by the account's epsilon, since noise covers it or it holds nothing of the data
+    source: DataSource
+    institution: str
+    node_id: int
+    identity: Identity
+    answered: AnsweredRounds
+
+
+@dataclass(frozen=True)
+class Masked:
+    """The app of masked rounds, and where it trains."""
+
+    app: MaskedApp
+    beside: Beside
 
 
 @dataclass(frozen=True)
@@ -83,9 +102,15 @@ class Job:
     policy: Policy
     ledger: Ledger
     agreed: Agreed
-    app: ClientApp
+    app: Callable[[Message, Context], Message]
+    masked: Masked | None  # under secure aggregation, what of the app is asked beside its answers
     rounds: Rounds
     context: Context
+
+    @property
+    def signed(self) -> Signed:
+        """What its answers are held against."""
+        return Signed(self.contract, self.policy)
 
     @property
     def run(self) -> str:
@@ -93,40 +118,59 @@ class Job:
         return str(self.run_id)
 
 
-def join(considered: Considered, policy: Policy, ledger: Ledger, data: tuple[DataSource, str, int]) -> Job:
+def join(considered: Considered, policy: Policy, ledger: Ledger, here: Here) -> Job:
     """Read this institution's records and declare the run to the ledger.
-
-    Args:
-        data: where the records are, this institution's name, and its node id.
 
     Raises:
         UnsoundMechanism: the self-test of a private run failed.
         DataError: the records do not fit the task.
         ConfigError: the run does not fit the account that it would pay from.
     """
-    source, institution, node_id = data
     program, declared, contract = considered.program, considered.declared, considered.contract
     if program is None or declared is None:
         raise RuntimeError("a refused contract is not joined")
     known = ledger.run(declared.run)
-    read = digest_of(source) if known is None else known.declared.data_sha256
-    site = own_site(considered.terms, source, institution)
-    # The self-test comes with the app: before the ledger knows the run, and before anybody hears that it is accepted.
+    read = digest_of(here.source) if known is None else known.declared.data_sha256
+    site = own_site(considered.terms, here.source, here.institution)
+    # Before the ledger knows the run, and before anybody hears that it is accepted.
+    if contract.secure_aggregation:
+        self_test(program)
     ledger.declare(read_from(declared, read), may_follow_uncovered=policy.public_data)
     enter_run(contract.run_id)
     rounds = Rounds(ledger, declared.run)
-    context = Context(contract.run_id, node_id, {"institution": site.institution}, RecordDict(), {})
+    context = Context(contract.run_id, here.node_id, {"institution": site.institution}, RecordDict(), {})
+    masked = _masked(considered, (policy, here), (program, site), rounds) if contract.secure_aggregation else None
     return Job(
         contract.run_id,
-        node_id,
+        here.node_id,
         contract,
         policy,
         ledger,
         agreed(contract, considered.terms, template_of(program.model)),
-        client_app(program, {site.institution: site}, rounds),
+        masked.app if masked is not None else client_app(program, {site.institution: site}, rounds),
+        masked,
         rounds,
         context,
     )
+
+
+def _masked(
+    considered: Considered, of_here: tuple[Policy, Here], trains: tuple[ClientProgram, Site], rounds: Rounds
+) -> Masked:
+    (policy, here), (program, site), contract = of_here, trains, considered.contract
+    own = Own(
+        here.institution,
+        here.identity,
+        {name: bytes.fromhex(key) for name, key in contract.identities.items()},
+        contract.run_id,
+        bytes.fromhex(digest(contract)),
+        policy.least_cohort,
+        here.answered,
+        os.urandom,
+    )
+    sums, beside = sums_of(considered.terms, program, len(contract.institutions)), Beside()
+    computes = Computes(program, site, sums, rounds, SUMMED_COUNTS in policy.may_leave, beside.begin)
+    return Masked(MaskedApp(own, computes), beside)
 
 
 def carry_out(job: Job, message_id: str, parts: Parts, told: tuple[Callable[[], None], datetime]) -> Answer:
@@ -141,21 +185,17 @@ def carry_out(job: Job, message_id: str, parts: Parts, told: tuple[Callable[[], 
         SpoolFull: what must be on disk first cannot be written.
     """
     reserved, now = told
-    message = _message(job, message_id, parts)
-    is_training = message.metadata.message_type == MessageType.TRAIN
-    config = message.content.config_records["config"]
-    round = int(str(config["server-round"]))
-    if not is_training and EXACT_COUNTS not in job.policy.may_leave:
+    message, step = _message(job, message_id, parts)
+    is_training, round = message.metadata.message_type == MessageType.TRAIN, _round(job, message, step)
+    if step is None and not is_training and EXACT_COUNTS not in job.policy.may_leave:
         return _failure(message, round, f"{replies.DECLINED}{EXACT_COUNTS} may not leave")
     began = time.monotonic()
     try:
-        known = job.ledger.run(job.run)
-        used = 0.0 if known is None else known.seconds / 3600
-        refuse_unmet(round_clauses(job.policy, RoundFacts(int(str(config[COHORT_KEY])), now.time(), used)))
+        if step is None or step.name == PARAMS:
+            _refuse_now(job, message, now)
         job.rounds.carry_out(message_id, reserved)
         answer = encode(job.app(message, job.context))
-        if is_training:
-            job.ledger.settle(job.run, round, time.monotonic() - began)
+        _settle(job, (step, round, is_training), time.monotonic() - began)
     except OSError as error:
         # A full disk is this machine's matter: the round is asked for again once there is room.
         raise SpoolFull(
@@ -163,6 +203,9 @@ def carry_out(job: Job, message_id: str, parts: Parts, told: tuple[Callable[[], 
         ) from error
     except LedgerDamaged:
         raise
+    except Aborted as error:
+        _log.warning("left the round: %s", error, extra={"run": job.run_id})
+        return _failure(message, round, f"{REFUSED}{error.name}")
     except LeptonError as error:
         _log.warning("could not answer: %s", error, extra={"run": job.run_id})
         # The sentence may count records; only its kind leaves.
@@ -170,61 +213,60 @@ def carry_out(job: Job, message_id: str, parts: Parts, told: tuple[Callable[[], 
     except Exception as error:  # whatever went wrong is told here in full, and to the server by its type alone
         _log.warning("could not answer: %s: %s", type(error).__name__, error, extra={"run": job.run_id})
         return _failure(message, round, type(error).__name__)
-    return answered(job, answer, round, is_training=is_training)
+    return answered(job.signed, answer, round, is_training=is_training, step=step)
 
 
-def answered(job: Job, parts: Parts, round: int, *, is_training: bool) -> Answer:
-    """What an answer is that holds what was asked for; raises `Refused` where no rule lets it leave."""
-    kinds = kinds_of(job, is_training=is_training)
-    rule = ", ".join(rule_for(job.policy, kind) for kind in kinds)
-    return Answer(parts, round, "+".join(kinds), rule, is_training, is_covered=kinds == (NOISED_UPDATE,))
+def _round(job: Job, message: Message, step: Step | None) -> int:
+    """The round that an instruction is part of; a later step's is the one that is under way."""
+    if job.masked is not None and step is not None and step.name != PARAMS:
+        return job.masked.app.round
+    return int(str(message.content.config_records["config"]["server-round"]))
 
 
-def kinds_of(job: Job, *, is_training: bool) -> tuple[str, ...]:
-    """What an answer to training, or to an evaluation, holds."""
-    return job.contract.must_leave if is_training else (EXACT_COUNTS,)
+def _refuse_now(job: Job, message: Message, now: datetime) -> None:
+    """Raise `Refused` for a clause that this round does not meet now."""
+    known = job.ledger.run(job.run)
+    used = 0.0 if known is None else known.seconds / 3600
+    cohort = int(str(message.content.config_records["config"][COHORT_KEY]))
+    refuse_unmet(round_clauses(job.policy, RoundFacts(cohort, now.time(), used)))
 
 
-def failure(parts: Parts, round: int, reason: str) -> Answer:
-    """What an answer is that holds none."""
-    if reason.startswith(replies.DECLINED):
-        return Answer(parts, round, DECLINED, DECLINED_RULE, is_training=False, is_covered=True)
-    # Whether and how a round fails may depend on the data.
-    return Answer(parts, round, FAILURE, FAILURE_RULE, is_training=False, is_covered=False)
+def _settle(job: Job, what: tuple[Step | None, int, bool], seconds: float) -> None:
+    """The round's training is over, and took so long; a second attempt trains nothing."""
+    step, round, is_training = what
+    if not is_training or (step is not None and step.name != INBOX):
+        return
+    known = job.ledger.run(job.run)
+    if known is None or known.last_settled < round:
+        job.ledger.settle(job.run, round, seconds if job.masked is None else job.masked.beside.seconds)
 
 
-def _message(job: Job, message_id: str, parts: Parts) -> Message:
+def _message(job: Job, message_id: str, parts: Parts) -> tuple[Message, Step | None]:
+    """The instruction, and its step of a masked round."""
     try:
         message = decode(parts, Route(job.run_id, 1, job.node_id, message_id))
+        step = None if message.has_error() else step_of(message.content)
     except BadMessage as error:
         raise Refused(
             f"the server sent what is no message ({error}); nothing was trained; tell the operator"
         ) from error
-    differs = drift(job.agreed, message)
+    differs = _drift(job, message, step)
     if differs is not None:
         raise Refused(
             f"the server asks for what was not signed: {differs}; nothing was read or sent; tell the operator"
         )
-    return message
+    return message, step
+
+
+def _drift(job: Job, message: Message, step: Step | None) -> str | None:
+    if job.masked is not None and step is not None and step.name != PARAMS:
+        # A later step holds nothing but its own bytes, which the protocol holds against what the first one said.
+        return None if set(message.content) == {RECORD} else "secure_aggregation: a step holds more than its own bytes"
+    if (step is None) != (job.masked is None):
+        return f"secure_aggregation: signed {job.contract.secure_aggregation}, now {step is not None}"
+    return drift(job.agreed, message)
 
 
 def _failure(message: Message, round: int, reason: str) -> Answer:
     refusal = encode(Message(Error(CLIENT_APP_RAISED, reason), reply_to=message))
     return failure(refusal, round, reason)
-
-
-def digest_of(source: DataSource) -> str:
-    """Hex SHA-256 of the file that the records are in, or of a folder's files; empty where a task brings its own.
-
-    For the ledger alone; it never leaves.
-    """
-    digest = hashlib.sha256()
-    paths = [Path(source.path)] if source.path else sorted(Path(source.dir).iterdir()) if source.dir else []
-    for path in paths:
-        if not path.is_file():
-            continue
-        digest.update(path.name.encode() + b"\0" + path.stat().st_size.to_bytes(8, "big"))
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-    return digest.hexdigest() if paths else ""

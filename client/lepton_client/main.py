@@ -22,7 +22,7 @@ usage: lepton-client VERB ...
                             join a federation: makes a key here, gets a certificate for it
   lepton-client policy init [--data-set NAME --unit record --epsilon 3 --delta 1e-5 --task heart] [--home DIR]
                             write the institution's policy, without which nothing runs: asks what is not given (also
-                            --accept by-hand|by-policy, --public-data yes|no); never replaces one
+                            --accept by-hand|by-policy, --public-data yes|no, --least-cohort 5); never replaces one
   lepton-client policy show [--json] [--home DIR]
                             the policy in sentences
   lepton-client policy explain RUN [--device cpu] [--json] [--home DIR]

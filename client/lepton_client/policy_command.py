@@ -11,7 +11,7 @@ from pathlib import Path
 from lepton_client import policy_file
 from lepton_client.clauses import refuse_unmet
 from lepton_client.considering import Position, consider
-from lepton_client.explain import as_document, explanation, find_contract, sentences
+from lepton_client.explain import as_document, explanation, find_contract, own_share, sentences
 from lepton_client.home import find
 from lepton_client.ledger import Ledger
 from lepton_client.ledger_command import ledger_folder
@@ -87,7 +87,8 @@ def _explain(policy: tuple[Policy, Path], run: tuple[Contract, Path], device: st
     if is_json:
         sys.stdout.write(json.dumps(as_document(considered.proposal, considered.clauses)) + "\n")
     else:
-        sys.stdout.writelines(f"{line}\n" for line in explanation(found, considered.proposal, considered.clauses))
+        lines = (*explanation(found, considered.proposal, considered.clauses), *own_share(considered.declared))
+        sys.stdout.writelines(f"{line}\n" for line in lines)
     refuse_unmet(considered.clauses)
 
 

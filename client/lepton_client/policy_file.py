@@ -24,8 +24,9 @@ QUESTIONS = {
     "task": "the task that may be trained, say heart, or any",
     "accept": "accept a run by-hand or by-policy [by-hand]",
     "public_data": "is the data public, yes or no [no]",
+    "least_cohort": "institutions in a round, at least [5]",
 }
-SAFE = {"accept": "by-hand", "public_data": "no"}  # where nothing was answered
+SAFE = {"accept": "by-hand", "public_data": "no", "least_cohort": "5"}  # where nothing was answered
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Answers:
     task: str
     accept: str
     public_data: str  # yes or no
+    least_cohort: str
 
 
 def ask(given: dict[str, str | None], question: Callable[[str], str] | None) -> Answers:
@@ -78,6 +80,7 @@ def text(answers: Answers) -> str:
         accept=json.dumps(answers.accept),
         may_leave=f"[{', '.join(KINDS if is_public else (NOISED_UPDATE,))}]",
         tasks=json.dumps([answers.task]),
+        least_cohort=_whole("least-cohort", answers.least_cohort),
     )
 
 
@@ -99,6 +102,12 @@ def write(path: Path, content: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     sync_folder(path.parent)
+
+
+def _whole(name: str, typed: str) -> str:
+    if not typed.isascii() or not typed.isdigit():
+        raise ConfigError(f"--{name} must be a whole number, got {typed[:40]}; nothing was written; correct it")
+    return str(int(typed))
 
 
 def _number(name: str, typed: str) -> str:

@@ -14,7 +14,16 @@ import torch
 
 from lepton_fl.evaluation.counts import table_shape
 from lepton_fl.federation.client_app import ClientProgram
-from lepton_fl.federation.contract import EXACT_COUNTS, NOISED_UPDATE, PLAIN_UPDATE, RECORD_COUNT
+from lepton_fl.federation.contract import (
+    EXACT_COUNTS,
+    NOISED_UPDATE,
+    PLAIN_UPDATE,
+    RECORD_COUNT,
+    SHARED_NOISE_UPDATE,
+    SUMMED_COUNTS,
+    SUMMED_UPDATE,
+)
+from lepton_fl.federation.summed import WIRE_BITS
 from lepton_fl.federation.terms import Terms
 from lepton_fl.models.shape import Shape
 from lepton_fl.training.clipped_sum import OpacusClippedSum
@@ -23,10 +32,12 @@ from lepton_fl.training.examples import Examples
 from lepton_fl.training.local import LocalTask
 from lepton_fl.training.plain import train_plainly
 from lepton_fl.training.private import train_privately
+from lepton_fl.training.shared_noise import SharedDraws, release
 
 _ENOUGH_S = 0.2  # of timing, for each of the two kinds of step
 _MOST_STEPS = 5
 _HEADER_BYTES = 160  # of one array of an update, its name included
+_STEPS_BYTES = 4096  # of the keys, shares and signatures of a masked round, for some ten institutions
 _COUNT_BYTES = 2  # of one exact count: enough below 16,384, and one more above
 _FIGURE_BYTES = 64  # a record count and a mean loss, with their names
 
@@ -103,9 +114,19 @@ def megabytes_out(terms: Terms, program: ClientProgram, kinds: Iterable[str]) ->
         Millions of bytes.
     """
     tensors = [tensor.numel() for tensor in program.model.state_dict().values()]
-    update: int = sum(_HEADER_BYTES + 4 * numbers for numbers in tensors)
-    counts = _COUNT_BYTES * math.prod(table_shape(program.outputs))
-    sizes = {NOISED_UPDATE: update, PLAIN_UPDATE: update, RECORD_COUNT: _FIGURE_BYTES, EXACT_COUNTS: counts}
+    word_bytes = (WIRE_BITS if program.shared is None else program.shared.wire_bits) // 8
+    masked: int = _STEPS_BYTES + word_bytes * sum(tensors)
+    update: int = masked if terms.is_summed else sum(_HEADER_BYTES + 4 * numbers for numbers in tensors)
+    counted = math.prod(table_shape(program.outputs))
+    sizes = {
+        NOISED_UPDATE: update,
+        SHARED_NOISE_UPDATE: masked,
+        SUMMED_UPDATE: masked,
+        SUMMED_COUNTS: _STEPS_BYTES + 2 * 3 * counted,
+        PLAIN_UPDATE: update,
+        RECORD_COUNT: _FIGURE_BYTES,
+        EXACT_COUNTS: _COUNT_BYTES * counted,
+    }
     return terms.rounds * sum(sizes[kind] for kind in kinds) / 1e6
 
 
@@ -142,6 +163,11 @@ def _copy(program: ClientProgram) -> ClientProgram:
 def _take_step(program: ClientProgram, records: Examples, rate: float) -> None:
     task = LocalTask(1, 0.0, program.randomness.within("estimate", 1))
     training = replace(program.training, local_steps=1, sampling_rate=1.0)
+    if program.shared is not None:
+        shared, source = replace(program.shared, sampling_rate=rate), task.randomness
+        draws = SharedDraws(source.stream("sampling"), source.stream("rounding"), source.stream("noise"))
+        release(program.model, records, shared, OpacusClippedSum(), draws, training.physical_batch)
+        return
     if program.mechanism is None:
         train_plainly(program.model, records, training, task)
         return

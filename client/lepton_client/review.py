@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,8 +13,8 @@ from cryptography import x509
 
 from lepton_client.clauses import refuse_unmet
 from lepton_client.considering import Considered, Position, consider
-from lepton_client.contracts import Contracts, Decided, check_operator
-from lepton_client.explain import as_document, explanation
+from lepton_client.contracts import Contracts, Decided, changed_identities, check_operator
+from lepton_client.explain import as_document, explanation, own_share
 from lepton_client.home import Home, find, open_home
 from lepton_client.ledger import Ledger
 from lepton_client.ledger_command import ledger_folder
@@ -23,6 +23,7 @@ from lepton_fl.command import Parser
 from lepton_fl.errors import ConfigError
 from lepton_fl.federation.contract import Contract
 from lepton_fl.link import signature
+from lepton_fl.secure_aggregation.keys import fingerprint
 from lepton_fl.show import at, printable
 from lepton_fl.training.device import choose
 
@@ -100,20 +101,32 @@ def _one(contracts: Contracts, home: Home, position: Position, chosen: Chosen) -
         told = as_document(considered.proposal, considered.clauses) | {"state": _state(decided)}
         sys.stdout.write(json.dumps(told) + "\n")
         return
-    sys.stdout.writelines(f"{line}\n" for line in _lines(considered, position, decided, run_id))
+    changed = changed_identities(contracts, offered.contract)
+    sys.stdout.writelines(f"{line}\n" for line in _lines(considered, position, decided, changed))
 
 
-def _lines(considered: Considered, position: Position, decided: Decided | None, run_id: int) -> Iterator[str]:
+def _lines(
+    considered: Considered, position: Position, decided: Decided | None, changed: Mapping[str, int]
+) -> Iterator[str]:
     contract = considered.contract
     yield from explanation(position.policy, considered.proposal, considered.clauses)
+    yield from own_share(considered.declared)
     yield f"model       {contract.terms['model']['kind']}, strategy {contract.terms['strategy']['kind']}"
     yield f"leaves      {', '.join(contract.must_leave)}; also asked for: {', '.join(contract.may_leave) or 'nothing'}"
     yield f"software    {', '.join(f'{name} {version}' for name, version in contract.software.items())}"
+    yield from identities(contract, changed)
     if contract.purpose.contact:
         yield f"contact     {printable(contract.purpose.contact)}"
     yield f"state       {_state(decided)}"
     if decided is None and considered.refused is None:
-        yield f"decide      lepton-client review {run_id} --accept, or --refuse REASON"
+        yield f"decide      lepton-client review {contract.run_id} --accept, or --refuse REASON"
+
+
+def identities(contract: Contract, changed: Mapping[str, int]) -> Iterator[str]:
+    """Each institution's key in secure aggregation, to be read to each other over the telephone."""
+    for name, key in contract.identities.items():
+        was = f"  ANOTHER KEY THAN IN RUN {changed[name]}" if name in changed else ""
+        yield f"key         {printable(name)}: {fingerprint(bytes.fromhex(key))}{was}"
 
 
 def _state(decided: Decided | None) -> str:

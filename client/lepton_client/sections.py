@@ -13,7 +13,15 @@ import torch
 
 from lepton_client.policy import Policy
 from lepton_fl.federation.client_app import DECLARED_WEIGHT
-from lepton_fl.federation.contract import EXACT_COUNTS, NOISED_UPDATE, PLAIN_UPDATE, RECORD_COUNT
+from lepton_fl.federation.contract import (
+    EXACT_COUNTS,
+    NOISED_UPDATE,
+    PLAIN_UPDATE,
+    RECORD_COUNT,
+    SHARED_NOISE_UPDATE,
+    SUMMED_COUNTS,
+    SUMMED_UPDATE,
+)
 from lepton_fl.training.device import Seen
 
 # An answer is kept on the disk until the server has it, at 4 bytes a parameter: room for 268 million of them.
@@ -58,6 +66,25 @@ def leaves(policy: Policy | None) -> Section:
             + " (policy.public_data, policy.may_leave)"
             if policy.public_data and PLAIN_UPDATE in may
             else _refused(PLAIN_UPDATE)
+        ),
+        "each round of a run with shared noise: "
+        + (
+            "a step with this institution's share of the noise, under masks; over all runs the sums of the cohort tell "
+            f"at most epsilon {budget.epsilon:g} at delta {budget.delta:g} per {budget.unit} (policy.budget)"
+            if SHARED_NOISE_UPDATE in may
+            else _refused(SHARED_NOISE_UPDATE)
+        ),
+        "under secure aggregation: all of it under masks, so that the operator sees sums over the cohort; and keys, "
+        "shares and signatures, which hold nothing of the data"
+        + (
+            f"; also updates that no epsilon covers (policy.may_leave: {SUMMED_UPDATE})"
+            if policy.public_data and SUMMED_UPDATE in may
+            else ""
+        )
+        + (
+            f"; also counts of the hold-out, which no epsilon covers (policy.may_leave: {SUMMED_COUNTS})"
+            if SUMMED_COUNTS in may
+            else ""
         ),
         "each evaluation: "
         + (

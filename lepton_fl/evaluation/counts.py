@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from lepton_fl.evaluation.metrics import SCORE_BINS
 from lepton_fl.training.device import device_of
 from lepton_fl.training.examples import Examples, per_record_loss
 
-SCORE_BINS = 1000
 LARGEST_LOSS = 100.0  # nats, per record: declared, so that no record (and no broken model) makes a sum unbounded
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -55,6 +56,15 @@ def checked(arrays: ArrayRecord, template: Template) -> dict[str, npt.NDArray[np
         odd = sorted(set(arrays) ^ set(template))
         raise BadArrays(f"the parameters are not this model's: {_short(odd[0])} is missing or unknown")
     return {name: _values(name, arrays[name].data, shape) for name, shape in template.items()}
+
+
+def sha256_of(values: Mapping[str, npt.NDArray[np.float32]]) -> bytes:
+    """SHA-256 of a model: names, shapes and values, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(values):
+        digest.update(f"{len(name)}:{name}{values[name].shape}".encode())
+        digest.update(np.ascontiguousarray(values[name], "<f4").data)
+    return digest.digest()
 
 
 def _values(name: str, data: bytes, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

@@ -7,13 +7,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from lepton_fl.errors import ConfigError
-from lepton_fl.evaluation.counts import count
+from lepton_fl.evaluation.counts import Counts, count
 from lepton_fl.federation.arrays import load_arrays, to_arrays
-from lepton_fl.flower import ClientApp, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from lepton_fl.flower import ClientApp, Context, Message, MetricRecord, RecordDict
+from lepton_fl.models.shape import Shape
 from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.privacy.rounds_spent import RoundsSpent
 from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY
@@ -25,6 +28,8 @@ from lepton_fl.training.plain import train_plainly
 from lepton_fl.training.private import Draws, Mechanism, train_privately
 from lepton_fl.training.self_test import AsRun, Claimed, UnsoundMechanism, check_mechanism
 from lepton_fl.training.settings import Training
+from lepton_fl.training.shared_noise import SharedDraws, SharedMechanism, release
+from lepton_fl.training.shared_self_test import SharedAsRun, check_shared_mechanism
 
 DECLARED_WEIGHT = 1  # under privacy every institution weighs the same, since its record count is private
 
@@ -41,6 +46,8 @@ class ClientProgram:
     randomness: Randomness
     claimed: Claimed | None = None  # what the accountant was told of the mechanism; without it no private run starts
     is_counted: bool = True  # without a mechanism: the reply tells how many records there are, and their loss
+    shared: SharedMechanism | None = None  # instead of the mechanism: the cohort's sum alone has the whole noise
+    shape: Shape | None = None  # of the records, for the self-test of shared noise
 
     def on(self, device: torch.device) -> ClientProgram:
         """The same program with its model moved to that device; training and counting follow it there.
@@ -85,6 +92,8 @@ def self_test(program: ClientProgram) -> None:
     Raises:
         UnsoundMechanism: naming what is wrong.
     """
+    if program.shared is not None:
+        _test_shared(program, program.shared)
     if program.mechanism is None:
         return
     if program.claimed is None:
@@ -97,6 +106,17 @@ def self_test(program: ClientProgram) -> None:
         check_mechanism(model, program.claimed, as_run, source.stream("canaries"))
 
 
+def _test_shared(program: ClientProgram, shared: SharedMechanism) -> None:
+    source = program.randomness.within("self-test")
+    if program.shape is None:
+        raise UnsoundMechanism("the claim", "nobody said what the records look like")
+    draws = SharedDraws(source.stream("sampling"), source.stream("rounding"), source.stream("noise"))
+    model, device = copy.deepcopy(program.model), device_of(program.model)
+    as_run = SharedAsRun(shared, OpacusClippedSum(), draws)
+    with layers_seeded(source.stream("layers").integer(), device), full_precision(device):
+        check_shared_mechanism(model, shared, program.shape, as_run, source.stream("canaries"))
+
+
 def answer_training(program: ClientProgram, site: Site, message: Message, spent: RoundsSpent) -> Message:
     """Train from the message's model; the reply holds the new model and a weight.
 
@@ -104,9 +124,18 @@ def answer_training(program: ClientProgram, site: Site, message: Message, spent:
     told; a round is answered once. Without privacy it holds the number of training records and their mean loss, and
     under `privacy=institution` neither, as nobody needs them.
     """
-    load_arrays(program.model, message.content.array_records["arrays"])
-    task = _local_task(program, site, message.content.config_records["config"])
+    if program.shared is not None:
+        raise ConfigError("a share of the noise protects no update by itself; nothing was released; tell the operator")
+    task = local_task(program, site, message)
     spent.begin(site.institution, task.round, program.rounds)
+    metrics = train(program, site, message, task)
+    content = RecordDict({"arrays": to_arrays(program.model), "metrics": metrics})
+    return Message(content, reply_to=message)
+
+
+def train(program: ClientProgram, site: Site, message: Message, task: LocalTask) -> MetricRecord:
+    """Train the program's model, in place, from the message's; returns what a reply tells beside it."""
+    load_arrays(program.model, message.content.array_records["arrays"])
     device, seed = device_of(program.model), task.randomness.stream("layers").integer()
     with layers_seeded(seed, device), full_precision(device):
         metrics = MetricRecord({WEIGHT_KEY: DECLARED_WEIGHT})
@@ -116,22 +145,41 @@ def answer_training(program: ClientProgram, site: Site, message: Message, spent:
             loss = train_plainly(program.model, site.train, program.training, task)
             if program.is_counted:
                 metrics = MetricRecord({WEIGHT_KEY: len(site.train), TRAIN_LOSS_KEY: loss})
-    content = RecordDict({"arrays": to_arrays(program.model), "metrics": metrics})
-    return Message(content, reply_to=message)
+    return metrics
+
+
+def share_of_step(program: ClientProgram, site: Site, message: Message, task: LocalTask) -> npt.NDArray[np.int64]:
+    """This institution's share of the round's one step, from the message's model; only for a masked vector."""
+    if program.shared is None:
+        raise ConfigError("the run has no shared noise; nothing was released; tell the operator")
+    load_arrays(program.model, message.content.array_records["arrays"])
+    device, source = device_of(program.model), task.randomness
+    draws = SharedDraws(source.stream("sampling"), source.stream("rounding"), source.stream("noise"))
+    with layers_seeded(source.stream("layers").integer(), device), full_precision(device):
+        return release(
+            program.model, site.train, program.shared, OpacusClippedSum(), draws, program.training.physical_batch
+        )
 
 
 def answer_evaluation(program: ClientProgram, site: Site, message: Message) -> Message:
     """Count the hold-out under the message's model."""
-    load_arrays(program.model, message.content.array_records["arrays"])
-    with full_precision(device_of(program.model)):
-        counts = count(program.model, site.holdout, program.outputs, program.training.physical_batch)
+    counts = counted(program, site, message)
     metrics = MetricRecord(
         {WEIGHT_KEY: counts.records, "loss-sum": counts.loss_sum, "counts": counts.table.ravel().tolist()}
     )
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
-def _local_task(program: ClientProgram, site: Site, config: ConfigRecord) -> LocalTask:
+def counted(program: ClientProgram, site: Site, message: Message) -> Counts:
+    """The hold-out's counts under the message's model."""
+    load_arrays(program.model, message.content.array_records["arrays"])
+    with full_precision(device_of(program.model)):
+        return count(program.model, site.holdout, program.outputs, program.training.physical_batch)
+
+
+def local_task(program: ClientProgram, site: Site, message: Message) -> LocalTask:
+    """What the message asks this institution to train; raises `ValueError` for a number that is none."""
+    config = message.content.config_records["config"]
     round = config["server-round"]
     proximal_mu = config.get("proximal-mu", 0.0)
     # The server's message is input like any other: a wrong number is refused, not trained with.

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -49,6 +50,15 @@ class CohortRelease:
         one.content = RecordDict({"arrays": shaped(after, before), "metrics": MetricRecord({WEIGHT_KEY: 1})})
         return one
 
+    def of_sum(self, total: npt.NDArray[np.float64], before: ArrayRecord, round: int) -> ArrayRecord:
+        """The model after the noisy mean of updates that were added up under masks, each scaled where it was made.
+
+        Args:
+            total: float64 [d], parameter by parameter in the order of names.
+        """
+        stream = self.randomness.within("cohort-noise", round).stream("noise")
+        return shaped(flat(before) + noised(torch.from_numpy(total), self.mechanism, stream), before)
+
 
 def noisy_mean(updates: Sequence[Tensor], parameters: int, mechanism: Mechanism, stream: Stream) -> Tensor:
     """The sum of the clipped updates plus noise, divided by the declared cohort; float64 [parameters]."""
@@ -56,6 +66,11 @@ def noisy_mean(updates: Sequence[Tensor], parameters: int, mechanism: Mechanism,
     total = torch.zeros(parameters, dtype=torch.float64)
     for update in updates:
         total += clipped(update, target)
+    return noised(total, mechanism, stream)
+
+
+def noised(total: Tensor, mechanism: Mechanism, stream: Stream) -> Tensor:
+    """A sum of clipped updates, float64 [parameters], with its noise, in place, divided by the declared cohort."""
     add_noise(total, mechanism.stddev, stream)
     return total / mechanism.expected_batch
 
@@ -109,3 +124,6 @@ def cost_of_few(mechanism: Mechanism, parameters: int) -> str | None:
 
 
 THE_OPERATOR_SEES = "the operator sees each institution's exact update before the noise; privacy=record needs no trust"
+THE_OPERATOR_SEES_A_SUM = (
+    "the operator sees the exact sum of the updates before the noise; privacy=record needs no trust"
+)

@@ -11,26 +11,39 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from typing import Any
 
 from lepton_fl.errors import ConfigError
-from lepton_fl.federation.terms import Terms, from_json, to_json
+from lepton_fl.federation.terms import SHARED, Terms, from_json, to_json
 from lepton_fl.privacy.units import Budgeted, NoPrivacy
 
 LARGEST = 1 << 20  # bytes of a contract: a task's columns and their categories
+_IDENTITY = re.compile(r"[0-9a-f]{64}")
 _SOFTWARE = ("lepton-fl", "flwr", "torch", "opacus", "dp-accounting")
 
 # In an instruction's configuration: which contract it is part of, and how many institutions are asked with it.
 CONTRACT_KEY, COHORT_KEY = "contract", "cohort-size"
 
 NOISED_UPDATE = "noised-update"  # a model trained with the institution's own noise
+SHARED_NOISE_UPDATE = "shared-noise-update"  # a step with the institution's share of the noise, in a masked sum alone
+SUMMED_UPDATE = "summed-update"  # an update without noise that nobody else can subtract, in a masked sum alone
+SUMMED_COUNTS = "summed-counts"  # of the hold-out, in a masked sum alone; no epsilon covers them
 PLAIN_UPDATE = "plain-update"  # a model trained without, or with noise that a seed lets others subtract
 RECORD_COUNT = "record-count"  # how many records were trained on, and their mean loss
 EXACT_COUNTS = "exact-counts"  # of the hold-out, label by score; no epsilon covers them
-KINDS = (NOISED_UPDATE, PLAIN_UPDATE, RECORD_COUNT, EXACT_COUNTS)
+KINDS = (
+    NOISED_UPDATE,
+    SHARED_NOISE_UPDATE,
+    SUMMED_UPDATE,
+    SUMMED_COUNTS,
+    PLAIN_UPDATE,
+    RECORD_COUNT,
+    EXACT_COUNTS,
+)
 
 
 @dataclass
@@ -60,6 +73,7 @@ class Contract:
     unit: str  # whose presence is hidden; "none"
     neighbouring_relation: str | None
     secure_aggregation: bool
+    identities: dict[str, str]  # under secure aggregation, each institution's public key, Ed25519, hex
     software: dict[str, str]  # the operator's versions
     terms: dict[
         str, Any
@@ -70,24 +84,29 @@ class Contract:
         return from_json(json.dumps(self.terms))
 
 
-def offer(terms: Terms, run_id: int, federation: str, who: tuple[tuple[str, ...], int], purpose: Purpose) -> Contract:
-    """The contract for these terms.
+@dataclass(frozen=True)
+class Parties:
+    """Who takes part."""
 
-    Args:
-        who: the institutions that take part, and the least cohort of a round.
-    """
-    institutions, least_cohort = who
+    institutions: tuple[str, ...]
+    least_cohort: int  # of a round
+    identities: dict[str, bytes]  # public keys for secure aggregation; empty without
+
+
+def offer(terms: Terms, run_id: int, federation: str, who: Parties, purpose: Purpose) -> Contract:
+    """The contract for these terms."""
     return Contract(
         run_id=run_id,
         federation=federation,
         purpose=replace(purpose, purpose=purpose.purpose or terms.task.title),
-        institutions=institutions,
-        least_cohort=least_cohort,
+        institutions=who.institutions,
+        least_cohort=who.least_cohort,
         must_leave=must_leave(terms),
-        may_leave=(EXACT_COUNTS,),
+        may_leave=(SUMMED_COUNTS if terms.is_summed else EXACT_COUNTS,),
         unit=terms.privacy.unit,
         neighbouring_relation=terms.privacy.neighbouring_relation,
-        secure_aggregation=False,
+        secure_aggregation=terms.is_summed,
+        identities={name: who.identities[name].hex() for name in who.institutions} if terms.is_summed else {},
         software={name: version(name) for name in _SOFTWARE},
         terms=json.loads(to_json(terms)),
     )
@@ -95,13 +114,15 @@ def offer(terms: Terms, run_id: int, federation: str, who: tuple[tuple[str, ...]
 
 def must_leave(terms: Terms) -> tuple[str, ...]:
     """The kinds of message that training under these terms sends."""
-    if type(terms.privacy) is NoPrivacy:
-        return (PLAIN_UPDATE, RECORD_COUNT)
-    return (NOISED_UPDATE,) if has_own_noise(terms) else (PLAIN_UPDATE,)
+    if is_covered(terms):
+        return (SHARED_NOISE_UPDATE,) if terms.noise == SHARED else (NOISED_UPDATE,)
+    if terms.is_summed:
+        return (SUMMED_UPDATE,)
+    return (PLAIN_UPDATE, RECORD_COUNT) if type(terms.privacy) is NoPrivacy else (PLAIN_UPDATE,)
 
 
-def has_own_noise(terms: Terms) -> bool:
-    """Whether each institution adds noise that nobody else can subtract."""
+def is_covered(terms: Terms) -> bool:
+    """Whether institutions add noise that nobody else can subtract: each one all of it, or its share."""
     return terms.seed is None and isinstance(terms.privacy, Budgeted) and terms.privacy.is_local
 
 
@@ -177,6 +198,9 @@ def _typed(document: dict[str, Any]) -> Contract:
     _demand(isinstance(purpose.contact, str), "purpose.contact")
     for name in ("institutions", "must_leave", "may_leave"):
         _demand(isinstance(document[name], list) and all(isinstance(one, str) for one in document[name]), name)
+    identities = document["identities"]
+    is_keys = isinstance(identities, dict) and all(isinstance(one, str) for one in identities.values())
+    _demand(is_keys and all(_IDENTITY.fullmatch(one) for one in identities.values()), "identities")
     for name in ("run_id", "least_cohort"):
         _demand(type(document[name]) is int and document[name] >= 1, name)
     for name in ("federation", "unit"):
@@ -200,7 +224,8 @@ def _refuse_contradictions(contract: Contract, terms: Terms) -> None:
         "unit": (contract.unit, terms.privacy.unit),
         "neighbouring_relation": (contract.neighbouring_relation, terms.privacy.neighbouring_relation),
         "must_leave": (contract.must_leave, must_leave(terms)),
-        "secure_aggregation": (contract.secure_aggregation, False),
+        "secure_aggregation": (contract.secure_aggregation, terms.is_summed),
+        "identities": (sorted(contract.identities), sorted(contract.institutions) if terms.is_summed else []),
     }
     for name, (summary, meant) in said.items():
         if summary != meant:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from lepton_fl.evaluation.metrics import Metrics
-from lepton_fl.flower import ArrayRecord
 from lepton_fl.privacy.randomness import Randomness
+
+if TYPE_CHECKING:
+    from lepton_fl.flower import ArrayRecord  # for which nobody who looks at reports waits
 
 StrategyState = Mapping[str, npt.NDArray[np.generic]]
 """What a strategy carries from round to round, see `strategies.state`."""

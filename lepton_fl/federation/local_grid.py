@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from uuid import uuid4
 
 from lepton_fl.errors import LeptonError
@@ -12,7 +12,6 @@ from lepton_fl.federation.codec import BadMessage, Route, decode, encode
 from lepton_fl.flower import (
     CLIENT_APP_RAISED,
     NODE_UNAVAILABLE,
-    ClientApp,
     Context,
     Error,
     Grid,
@@ -24,7 +23,7 @@ from lepton_fl.flower import (
 from lepton_fl.link.frames import Parts
 
 _log = logging.getLogger(__name__)
-_RUN_ID = 1
+LOCAL_RUN = 1
 
 
 def node_id_of(institution: str) -> int:
@@ -35,12 +34,12 @@ def node_id_of(institution: str) -> int:
 class LocalGrid(Grid):
     """Institutions are called one after another; whose turn it is first changes nothing."""
 
-    def __init__(self, app: ClientApp, institutions: Sequence[str]) -> None:
+    def __init__(self, app: Callable[[Message, Context], Message], institutions: Sequence[str]) -> None:
         self._app = app
-        self._run = enter_run(_RUN_ID)
+        self._run = enter_run(LOCAL_RUN)
         self.names = {node_id_of(name): name for name in institutions}
         self._contexts = {
-            node_id: Context(_RUN_ID, node_id, {"institution": name}, RecordDict(), {})
+            node_id: Context(LOCAL_RUN, node_id, {"institution": name}, RecordDict(), {})
             for node_id, name in self.names.items()
         }
         self._replies: dict[str, Message] = {}
@@ -90,8 +89,8 @@ class LocalGrid(Grid):
         node_id, operator = message.metadata.dst_node_id, message.metadata.src_node_id
         if node_id not in self.names:
             return Message(Error(NODE_UNAVAILABLE, f"there is no node {node_id}"), reply_to=message)
-        there = Route(_RUN_ID, operator, node_id, message_id=uuid4().hex)
-        back = Route(_RUN_ID, node_id, operator, message_id=uuid4().hex, reply_to=there.message_id)
+        there = Route(LOCAL_RUN, operator, node_id, message_id=uuid4().hex)
+        back = Route(LOCAL_RUN, node_id, operator, message_id=uuid4().hex, reply_to=there.message_id)
         try:
             return decode(self._call(decode(encode(message), there), node_id), back)
         except BadMessage as error:

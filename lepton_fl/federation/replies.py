@@ -77,6 +77,26 @@ def sort_replies(
     return Sorted([usable[node_id] for node_id in sorted(usable, key=lambda one: names[one])], refused)
 
 
+def sort_summed(
+    replies: Iterable[Message], names: Mapping[int, str], asked: Collection[int]
+) -> tuple[Sorted, list[str]]:
+    """As `sort_replies`, where `SecureGrid` made one reply of all; and the institutions in it."""
+    usable, refused, summed = [], {}, []
+    for reply in replies:
+        if reply.has_error():
+            name = names.get(reply.metadata.src_node_id, f"node {reply.metadata.src_node_id}")
+            refused[name] = NOT_ASKED if reply.metadata.src_node_id not in asked else _reason(reply)
+            continue
+        usable.append(reply)
+        summed += [str(name) for name in _texts(reply)]
+    return Sorted(usable, refused), sorted(summed)
+
+
+def _texts(reply: Message) -> list[object]:
+    names = reply.content.config_records["cohort"]["survivors"]
+    return list(names) if isinstance(names, list) else []
+
+
 def _clean(reply: Message, expected: Expected) -> Message:
     """The reply rebuilt from checked values alone, its weight capped."""
     content = _content(reply)
@@ -122,9 +142,13 @@ def counts_of(reply: Message, expected: Expected) -> Counts:
 
 def _content(reply: Message) -> RecordDict:
     if reply.has_error():
-        reason = _printable(reply.error.reason)
-        raise BadReply(f"it {reason}" if reason.startswith(DECLINED) else f"it failed: {reason}")
+        raise BadReply(_reason(reply))
     return reply.content
+
+
+def _reason(reply: Message) -> str:
+    reason = _printable(reply.error.reason)
+    return f"it {reason}" if reason.startswith(DECLINED) else f"it failed: {reason}"
 
 
 def _metrics(content: RecordDict) -> MetricRecord:

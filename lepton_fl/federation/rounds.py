@@ -21,12 +21,20 @@ import numpy as np
 
 from lepton_fl.errors import TrainingFailed
 from lepton_fl.evaluation.counts import Counts
-from lepton_fl.evaluation.metrics import from_counts
+from lepton_fl.evaluation.metrics import Metrics, from_counts
 from lepton_fl.federation.arrays import LARGEST_VALUE
 from lepton_fl.federation.cohort_release import CohortRelease
 from lepton_fl.federation.contract import COHORT_KEY, CONTRACT_KEY
 from lepton_fl.federation.journal import Journal, Progress, RoundReport
-from lepton_fl.federation.replies import NOT_ASKED, SECOND_REPLY, BadReply, Expected, counts_of, sort_replies
+from lepton_fl.federation.replies import (
+    NOT_ASKED,
+    SECOND_REPLY,
+    BadReply,
+    Expected,
+    counts_of,
+    sort_replies,
+    sort_summed,
+)
 from lepton_fl.flower import (
     AggregationError,
     Array,
@@ -54,6 +62,7 @@ class Run:
     contract: str | None  # SHA-256 of what the institutions agreed to; they answer nothing else
     clock: Callable[[], float] = time.monotonic
     cohort_release: CohortRelease | None = None  # under privacy=institution, all that the strategy sees of a round
+    is_summed: bool = False  # `SecureGrid` makes one reply of all
 
 
 class Rounds(strategies.Strategy):
@@ -107,14 +116,17 @@ class Rounds(strategies.Strategy):
 
     def _aggregate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Set `arrays` to the round's model, or note in the report why it stays as it is."""
-        checked = sort_replies(replies, self._run.names, self._asked_now, self._run.expected)
-        replied = tuple(sorted(self._asked_now[m.metadata.src_node_id] for m in checked.usable))
+        if self._run.is_summed:
+            checked, summed = sort_summed(replies, self._run.names, self._asked_now)
+            replied = tuple(summed)
+        else:
+            checked = sort_replies(replies, self._run.names, self._asked_now, self._run.expected)
+            replied = tuple(sorted(self._asked_now[m.metadata.src_node_id] for m in checked.usable))
         self._report = replace(self._report, replied=replied, refused=checked.refused)
         least = self._run.least_replies
         if len(checked.usable) < least:
-            self._report = replace(
-                self._report, skipped=f"{len(checked.usable)} usable replies, at least {least} needed"
-            )
+            why = f"{len(checked.usable)} usable replies, at least {least} needed"
+            self._report = replace(self._report, skipped="there is no sum" if self._run.is_summed else why)
             return None
         usable = checked.usable
         if self._run.cohort_release is not None:
@@ -145,8 +157,7 @@ class Rounds(strategies.Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Pool the counts, close the round, report it."""
-        counts, refused = self._counts(replies)
-        pooled = from_counts(reduce(add, counts.values())) if counts else None
+        counts, refused, pooled = self._summed_counts(replies) if self._run.is_summed else self._pooled_counts(replies)
         asked_most = max(self._asked.values(), default=0)
         report = replace(
             self._report,
@@ -172,6 +183,19 @@ class Rounds(strategies.Strategy):
     def _note_asked(self, messages: Iterable[Message]) -> None:
         """Remember whose replies are wanted; all others are refused."""
         self._asked_now = {m.metadata.dst_node_id: self._run.names[m.metadata.dst_node_id] for m in messages}
+
+    def _summed_counts(self, replies: Iterable[Message]) -> tuple[dict[str, Counts], dict[str, str], Metrics | None]:
+        """The cohort's counts, where nobody sees those of one institution."""
+        checked, _ = sort_summed(replies, self._run.names, self._asked_now)
+        whole = [one for one in checked.usable if "metrics" in one.content.metric_records]
+        try:
+            return {}, checked.refused, from_counts(counts_of(whole[0], self._run.expected)) if whole else None
+        except BadReply as error:
+            return {}, checked.refused | {"the cohort": str(error)}, None
+
+    def _pooled_counts(self, replies: Iterable[Message]) -> tuple[dict[str, Counts], dict[str, str], Metrics | None]:
+        counts, refused = self._counts(replies)
+        return counts, refused, from_counts(reduce(add, counts.values())) if counts else None
 
     def _counts(self, replies: Iterable[Message]) -> tuple[dict[str, Counts], dict[str, str]]:
         counts: dict[str, Counts] = {}

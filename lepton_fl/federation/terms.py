@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
-from lepton_fl import models, strategies, tasks
+from lepton_fl import models, secure_aggregation, strategies, tasks
 from lepton_fl.config import Table, build, look_up, register, register_table
 from lepton_fl.errors import ConfigError
 from lepton_fl.federation.client_app import ClientProgram
@@ -19,14 +19,20 @@ from lepton_fl.privacy import units
 from lepton_fl.privacy.accounting import Schedule, calibrate
 from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.privacy.units import Budgeted, PatientPrivacy, Privacy
+from lepton_fl.secure_aggregation.cohort import LEAST, honest
+from lepton_fl.secure_aggregation.settings import On, SecureAggregation
 from lepton_fl.strategies.strategy import Strategy
 from lepton_fl.tasks.split import HoldOut
 from lepton_fl.tasks.task import Task
 from lepton_fl.training.clipped_sum import OpacusClippedSum, refuse_coupled_records
 from lepton_fl.training.device import layers_seeded
-from lepton_fl.training.private import Mechanism
+from lepton_fl.training.private import Mechanism, size
 from lepton_fl.training.self_test import Claimed
 from lepton_fl.training.settings import Training
+from lepton_fl.training.shared_noise import Cohort as Sharing
+from lepton_fl.training.shared_noise import SharedMechanism, calibrate_shared, refuse_several_steps
+
+OWN, SHARED = NOISE = ("own", "shared")
 
 
 @dataclass
@@ -38,6 +44,8 @@ class Terms:
     strategy: Strategy
     privacy: Privacy
     training: Training
+    secure_aggregation: SecureAggregation
+    noise: str  # own: each institution adds all of it; shared: each its share, and the sum has it all
     holdout: HoldOut
     rounds: int
     weight_cap: int  # the most an institution's claimed record count can weigh
@@ -47,6 +55,13 @@ class Terms:
         for name in ("rounds", "weight_cap"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.noise not in NOISE:
+            raise ConfigError(f"noise must be one of {', '.join(NOISE)}, got {self.noise[:40]}")
+
+    @property
+    def is_summed(self) -> bool:
+        """Whether the operator sees sums alone."""
+        return isinstance(self.secure_aggregation, On)
 
 
 @dataclass
@@ -81,6 +96,26 @@ def register_run(name: str, schema: type[RunConfig]) -> None:
         register_table(group, table)
 
 
+def refuse_unsummable(terms: Terms) -> None:
+    """Return if what is asked for can be summed, where it is to be summed; and if noise that is shared is summed.
+
+    Raises:
+        ConfigError: saying what to choose.
+    """
+    if terms.noise == SHARED and not (
+        terms.is_summed and isinstance(terms.privacy, Budgeted) and terms.privacy.is_local
+    ):
+        raise ConfigError(
+            "noise=shared needs privacy=record or patient and secure_aggregation=on: only a masked sum has the whole "
+            "noise; nothing was trained; choose them, or noise=own"
+        )
+    if terms.noise == SHARED:
+        refuse_several_steps(terms.training)
+    if not terms.is_summed:
+        return
+    terms.strategy.sum_form(terms.weight_cap, terms.training.learning_rate)
+
+
 def program(terms: Terms, institutions: int) -> ClientProgram:
     """What an institution runs: the model, freshly initialised, and the mechanism, its noise calibrated.
 
@@ -92,10 +127,11 @@ def program(terms: Terms, institutions: int) -> ClientProgram:
     """
     import torch
 
+    refuse_unsummable(terms)
     shape, randomness = terms.task.shape(), Randomness(terms.seed)
     with layers_seeded(randomness.stream("model").integer(), torch.device("cpu")):
         model = terms.model.build(shape)
-    mechanism = claimed = None
+    mechanism = claimed = shared = None
     if isinstance(terms.privacy, Budgeted) and terms.strategy.needs_exact_loss:
         raise ConfigError(
             "this strategy reads each institution's exact training loss, which no epsilon covers; nothing was "
@@ -107,12 +143,17 @@ def program(terms: Terms, institutions: int) -> ClientProgram:
         engine.attach(model)
         engine.detach()
         refuse_coupled_records(model, shape.features)
-        mechanism = _mechanism(terms, terms.privacy, institutions)
-        claimed = Claimed(mechanism, shape)
+        if terms.noise == SHARED:
+            shared = _shared(terms, terms.privacy, institutions, size(model))
+        else:
+            mechanism = _mechanism(terms, terms.privacy, institutions)
+            claimed = Claimed(mechanism, shape)
     elif type(terms.privacy) not in (units.NoPrivacy, units.InstitutionPrivacy):
         raise ConfigError(f"privacy must be one of {', '.join(units.TABLE)}; nothing was trained")
     is_counted = type(terms.privacy) is units.NoPrivacy
-    return ClientProgram(model, shape.outputs, terms.training, mechanism, terms.rounds, randomness, claimed, is_counted)
+    return ClientProgram(
+        model, shape.outputs, terms.training, mechanism, terms.rounds, randomness, claimed, is_counted, shared, shape
+    )
 
 
 def cohort_mechanism(terms: Terms, institutions: int, cohort_size: int) -> Mechanism | None:
@@ -136,22 +177,45 @@ def cohort_mechanism(terms: Terms, institutions: int, cohort_size: int) -> Mecha
 
 def _mechanism(terms: Terms, privacy: Budgeted, institutions: int) -> Mechanism:
     """The noise that the whole run needs, were an institution asked in every round."""
-    training, declared = terms.training, terms.task.declared(privacy.unit)
+    training, batch, most = terms.training, _expected_batch(terms, privacy), _records_per_subject(terms, privacy)
+    schedule = Schedule(training.sampling_rate, terms.rounds * training.local_steps)
+    return Mechanism(
+        noise_multiplier=calibrate(privacy.epsilon, privacy.delta, schedule),
+        clipping_norm=privacy.clipping_norm,
+        sampling_rate=training.sampling_rate,
+        expected_batch=batch / institutions,
+        records_per_subject=most,
+    )
+
+
+def _shared(terms: Terms, privacy: Budgeted, institutions: int, parameters: int) -> SharedMechanism:
+    """The noise that the cohort shares."""
+    if institutions < LEAST:
+        raise ConfigError(
+            f"shared noise needs at least {LEAST} institutions, and {institutions} take part; nothing was trained; add "
+            "institutions, or give noise=own"
+        )
+    schedule = Schedule(terms.training.sampling_rate, terms.rounds)
+    cohort = Sharing(institutions, honest(institutions), _expected_batch(terms, privacy))
+    return calibrate_shared(privacy, schedule, cohort, parameters, _records_per_subject(terms, privacy))
+
+
+def _expected_batch(terms: Terms, privacy: Budgeted) -> float:
+    """Declared, of a step of all institutions together."""
+    declared = terms.task.declared(privacy.unit)
     _refuse_large_delta(privacy, declared)
+    return float(terms.training.sampling_rate * declared * (1 - terms.holdout.share))
+
+
+def _records_per_subject(terms: Terms, privacy: Budgeted) -> int | None:
+    training = terms.training
     most = privacy.records_per_patient if isinstance(privacy, PatientPrivacy) else None
     if most is not None and most > training.physical_batch:
         raise ConfigError(
             f"privacy.records_per_patient {most} is more than training.physical_batch {training.physical_batch}, and "
             "no batch may split a patient; nothing was trained; lower the one or raise the other"
         )
-    schedule = Schedule(training.sampling_rate, terms.rounds * training.local_steps)
-    return Mechanism(
-        noise_multiplier=calibrate(privacy.epsilon, privacy.delta, schedule),
-        clipping_norm=privacy.clipping_norm,
-        sampling_rate=training.sampling_rate,
-        expected_batch=training.sampling_rate * declared * (1 - terms.holdout.share) / institutions,
-        records_per_subject=most,
-    )
+    return most
 
 
 def _refuse_large_delta(privacy: Budgeted, declared: int) -> None:
@@ -240,13 +304,15 @@ def from_json(text: str) -> Terms:
     try:
         document = json.loads(text)
         parts = {name: dict(document.pop(name)) for name in (*_TABLES, "training", "holdout")}
-        plain = {name: document[name] for name in ("rounds", "weight_cap", "seed")}
+        plain = {name: document[name] for name in ("noise", "rounds", "weight_cap", "seed")}
         made = {name: from_document(name, parts[name]) for name in _TABLES}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError("the terms of the run cannot be read; nothing was trained; tell the operator") from error
     for name in ("rounds", "weight_cap"):
         if type(plain[name]) is not int:
             raise ConfigError(f"the terms' {name} is not a whole number; nothing was trained; tell the operator")
+    if not isinstance(plain["noise"], str):
+        raise ConfigError("the terms' noise is not a word; nothing was trained; tell the operator")
     if plain["seed"] is not None and type(plain["seed"]) is not int:
         raise ConfigError("the terms' seed is not a whole number; nothing was trained; tell the operator")
     return Terms(**made, training=build(Training, parts["training"]), holdout=build(HoldOut, parts["holdout"]), **plain)
@@ -260,6 +326,7 @@ _TABLES: dict[str, dict[str, str]] = {
     "model": {**models.TABLE},
     "strategy": {**strategies.TABLE},
     "privacy": {**units.TABLE},
+    "secure_aggregation": {**secure_aggregation.TABLE},
 }
 _PLUGIN_OF: dict[tuple[str, str], str] = {}  # (group, kind): the module that brought it
 

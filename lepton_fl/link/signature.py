@@ -27,6 +27,7 @@ from lepton_fl.link.certificates import (
 
 CONTRACT = "lepton-fl/contract/1"
 LEDGER_HEAD = "lepton-fl/ledger-head/1"
+IDENTITY = "lepton-fl/identity/1"
 OPERATOR = OPERATOR_URI
 _LARGEST_CERTIFICATE, _LARGEST_VALUE = 4096, 128  # bytes; PEM of a P-256 certificate has about 1,000
 

@@ -34,6 +34,10 @@ class Stream:
     def __repr__(self) -> str:
         return "Stream(key withheld)"
 
+    def random_bytes(self, count: int) -> bytes:
+        """`count` independent uniform bytes."""
+        return self._encryptor.update(bytes(count))
+
     def words(self, count: int) -> npt.NDArray[np.uint64]:
         """`count` independent uniform integers in [0, 2^64)."""
         return np.frombuffer(self._encryptor.update(bytes(8 * count)), dtype="<u8").astype(np.uint64, copy=False)

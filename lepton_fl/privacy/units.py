@@ -98,8 +98,9 @@ class InstitutionPrivacy(Budgeted):
     """`privacy=institution`: whether one institution's records shaped the models stays hidden, but for the operator.
 
     Every model that leaves the server over the whole run is (epsilon, delta)-differentially private for adding or
-    removing one institution with all of its records. Institutions train plainly; the server clips each one's update
-    and adds the noise to the mean, so the operator has to be trusted. It costs much where few take part.
+    removing one institution with all of its records. Institutions train plainly; the server adds the noise to the mean
+    of the clipped updates, so the operator has to be trusted: with the exact sum under secure aggregation, where each
+    institution clips its own, and with each update without. It costs much where few take part.
 
     Source: McMahan et al. 2018, "Learning Differentially Private Recurrent Language Models".
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -13,6 +14,15 @@ from lepton_fl.federation.journal import RoundReport
 from lepton_fl.federation.terms import Terms
 from lepton_fl.privacy.units import Budgeted
 from lepton_fl.training.private import Mechanism
+from lepton_fl.training.shared_noise import SharedMechanism, epsilons
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """What the promise rests on where the institutions share the noise."""
+
+    honest: int  # institutions that are surely in a sum and do not side with the operator: they carry all the noise
+    epsilon_of_a_share: float  # of the whole run, against an operator who takes an institution's masks off
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,7 @@ class Claim:
     sampling_rate: float | None
     steps: int | None  # over the whole run, at one institution
     seed: int | None
+    sharing: Sharing | None = None  # of the noise; None: whoever adds it adds all of it
 
     @property
     def is_private(self) -> bool:
@@ -49,7 +60,7 @@ def no_claim(seed: int | None) -> Claim:
     return Claim("none", None, None, None, None, None, None, None, seed)
 
 
-def claim_of(terms: Terms, mechanism: Mechanism | None) -> Claim:
+def claim_of(terms: Terms, mechanism: Mechanism | SharedMechanism | None) -> Claim:
     """What these terms promise with this mechanism."""
     privacy = terms.privacy
     if mechanism is None or not isinstance(privacy, Budgeted):
@@ -64,7 +75,14 @@ def claim_of(terms: Terms, mechanism: Mechanism | None) -> Claim:
         sampling_rate=mechanism.sampling_rate,
         steps=terms.rounds * steps_of_a_round(terms),
         seed=terms.seed,
+        sharing=_sharing(terms, mechanism, privacy),
     )
+
+
+def _sharing(terms: Terms, mechanism: Mechanism | SharedMechanism, privacy: Budgeted) -> Sharing | None:
+    if not isinstance(mechanism, SharedMechanism):
+        return None
+    return Sharing(mechanism.honest, epsilons(mechanism, privacy.delta, terms.rounds).of_a_share)
 
 
 def steps_of_a_round(terms: Terms) -> int:
@@ -85,6 +103,7 @@ class Facts:
     institutions: tuple[str, ...]
     parameters: int
     claim: Claim
+    is_summed: bool  # the operator sees sums over the cohort alone
     warnings: tuple[str, ...] = ()  # of what the promise costs, and whom it does not cover
 
 
@@ -112,7 +131,8 @@ class Outcome:
             "rounds": len(self.reports),
             "metrics": metrics_as_json(last.metrics),
             "metrics_by_institution": {n: metrics_as_json(m) for n, m in last.metrics_by_institution.items()},
-            "evaluation": "exact counts of the hold-out; no epsilon covers them",
+            "evaluation": f"{'summed' if facts.is_summed else 'exact'} counts of the hold-out; no epsilon covers them",
+            "secure_aggregation": facts.is_summed,
             **privacy_as_json(claim, last.epsilon),
             "seconds": round(self.seconds, 3),
             "model_sha256": self.model_sha256,
@@ -135,7 +155,15 @@ def privacy_as_json(claim: Claim, accounted: float | None) -> dict[str, Any]:
         "sampling_rate": claim.sampling_rate,
         "steps": claim.steps,
         "seed": claim.seed,
+        "noise": "shared" if claim.sharing is not None else "own",
+        "honest": None if claim.sharing is None else claim.sharing.honest,
+        "epsilon_of_a_share": _finite(claim.sharing.epsilon_of_a_share) if claim.sharing is not None else None,
     }
+
+
+def _finite(epsilon: float) -> float | None:
+    """JSON has no infinity: null stands for no bound."""
+    return epsilon if epsilon < math.inf else None
 
 
 def report_as_json(report: RoundReport, claim: Claim) -> dict[str, Any]:

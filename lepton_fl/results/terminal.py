@@ -6,6 +6,7 @@ Results go to stdout, everything else to stderr. A progress bar shows on a termi
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,7 +14,8 @@ from typing import Protocol
 
 from lepton_fl.evaluation.metrics import Metrics
 from lepton_fl.federation.journal import RoundReport
-from lepton_fl.results.outcome import Claim, Facts, Outcome, privacy_as_json, report_as_json
+from lepton_fl.results.outcome import Claim, Facts, Outcome, Sharing, privacy_as_json, report_as_json
+from lepton_fl.secure_aggregation.cohort import most_corrupt, threshold
 from lepton_fl.show import counted_institutions
 
 
@@ -188,14 +190,38 @@ def opening(facts: Facts) -> list[str]:
             f"delta {claim.delta:g}, clipping norm {claim.clipping_norm:g}, noise multiplier "
             f"{claim.noise_multiplier:.2f}, {_who_adds(claim)}"
         )
+    if claim.sharing is not None:
+        lines.append(
+            f"            against an operator who takes an institution's masks off: {_of_a_share(claim.sharing)}"
+        )
     lines += [f"warning     {warning}" for warning in facts.warnings]
-    lines.append("evaluation  exact counts of the hold-out, which is never trained on; no epsilon covers them")
+    lines.append(_aggregation(facts))
+    counts = "counts of the hold-out under masks" if facts.is_summed else "exact counts of the hold-out"
+    lines.append(f"evaluation  {counts}, which is never trained on; no epsilon covers them")
     if claim.why_not:
         lines.append(f"NOT PRIVATE {claim.why_not}")
     return lines
 
 
+def _aggregation(facts: Facts) -> str:
+    count = len(facts.institutions)
+    if not facts.is_summed:
+        return "aggregation NOT SECURE: the operator sees each institution's update"
+    return (
+        f"aggregation secure: the operator sees sums alone; {threshold(count)} of {count} must answer, "
+        f"{most_corrupt(count)} may side with the operator"
+    )
+
+
+def _of_a_share(sharing: Sharing) -> str:
+    if sharing.epsilon_of_a_share == math.inf:
+        return "no bound"
+    return f"epsilon {sharing.epsilon_of_a_share:.2f}"
+
+
 def _who_adds(claim: Claim) -> str:
+    if claim.sharing is not None:
+        return f"shared: any {claim.sharing.honest} honest institutions carry all of it"
     return "added by the operator" if claim.unit == "institution" else "each institution adds all of it"
 
 

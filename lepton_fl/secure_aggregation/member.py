@@ -86,7 +86,7 @@ class Agreed:
     length: int  # words
     wire_bits: int  # 24 or 32
     identities: Mapping[str, bytes]  # every institution of the signed contract, and its Ed25519 public key
-    least_cohort: int  # of the institution's own policy; below `cohort.LEAST` it is raised to it
+    least_cohort: int  # of the institution's own policy: in no sum of fewer; below `cohort.LEAST` it is raised to it
 
 
 class Answered(Protocol):
@@ -254,7 +254,7 @@ class Member:
         state = self._take(Masked)
         came = _read(Survivors, survivors)
         check_same_roster(came.roster_sha256, state.roster_sha256)
-        check_survivors(came, self._name, state.held, self._threshold)
+        check_survivors(came, self._name, state.held, max(self._threshold, self._least))
         echo = signed(Echo(state.roster_sha256, came.sha256, self._name, UNSIGNED), self._identity)
         self._state = Echoed(came, state.held)
         return echo.to_bytes()

@@ -20,6 +20,7 @@ class FedAdagrad(Strategy):
     tau: float  # adaptivity: smaller adapts more, > 0
 
     needs_mean_only: ClassVar[bool] = True
+    has_sum_form: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require("server_learning_rate", self.server_learning_rate, self.server_learning_rate > 0, "> 0")

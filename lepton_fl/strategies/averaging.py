@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from lepton_fl.flower import strategies as flower
 from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, Federation, Strategy, require
+from lepton_fl.strategies.sums import FairMean, SumForm
 
 
 @dataclass
@@ -17,6 +18,7 @@ class FedAvg(Strategy):
     """
 
     needs_mean_only: ClassVar[bool] = True
+    has_sum_form: ClassVar[bool] = True
 
     def make(self, federation: Federation) -> flower.Strategy:
         """See `Strategy.make`."""
@@ -33,6 +35,7 @@ class FedProx(Strategy):
     proximal_mu: float  # pull towards the round's model; 0 is FedAvg
 
     needs_mean_only: ClassVar[bool] = True
+    has_sum_form: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require("proximal_mu", self.proximal_mu, self.proximal_mu >= 0, ">= 0")
@@ -54,6 +57,7 @@ class FedAvgM(Strategy):
     server_momentum: float  # in [0, 1)
 
     needs_mean_only: ClassVar[bool] = True
+    has_sum_form: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require("server_learning_rate", self.server_learning_rate, self.server_learning_rate > 0, "> 0")
@@ -78,6 +82,7 @@ class QFedAvg(Strategy):
     q: float  # 0 is FedAvg; larger is fairer between institutions
 
     needs_exact_loss: ClassVar[bool] = True
+    has_sum_form: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require("q", self.q, self.q >= 0, ">= 0")
@@ -90,3 +95,11 @@ class QFedAvg(Strategy):
             train_loss_key=TRAIN_LOSS_KEY,
             **federation.arguments(),
         )
+
+    def sum_form(self, weight_cap: int, client_learning_rate: float) -> SumForm:
+        """See `Strategy.sum_form`."""
+        return FairMean(self.q, client_learning_rate)
+
+    def make_of_mean(self, federation: Federation) -> flower.Strategy:
+        """See `Strategy.make_of_mean`: the step is in the sums already."""
+        return flower.FedAvg(**federation.arguments())

@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 
 from lepton_fl.errors import ConfigError
 from lepton_fl.flower import strategies as flower
+from lepton_fl.strategies.sums import SumForm, WeightedMean
 
 WEIGHT_KEY = "num-examples"
 TRAIN_LOSS_KEY = "train-loss"
+SUMMABLE = "fedadagrad, fedadam, fedavg, fedavgm, fedprox, fedyogi, qfedavg"
 
 
 @dataclass(frozen=True)
@@ -39,19 +41,37 @@ class Strategy:
 
     needs_exact_loss: ClassVar[bool] = False  # of each institution's training records
     needs_mean_only: ClassVar[bool] = False  # of the updates: one reply that holds their mean does as well
+    has_sum_form: ClassVar[bool] = False  # two sums of the cohort are enough, see `sums`
 
     @property
     def least_replies(self) -> int:
         """Usable replies below which a round is skipped, since what the strategy promises would not hold."""
         return 1
 
-    def build(self, federation: Federation) -> flower.Strategy:
-        """Flower's strategy; raises `ConfigError` where the federation is too small for it."""
+    def build(self, federation: Federation, *, is_summed: bool) -> flower.Strategy:
+        """Flower's strategy; raises `ConfigError` where the federation is too small for it.
+
+        Args:
+            is_summed: it gets one reply, of the mean update that follows from sums.
+        """
         if federation.cohort_size < self.least_replies:
             raise ConfigError(
                 f"{self.least_because()}, so a cohort of at least {self.least_replies} institutions is needed and "
                 f"{federation.cohort_size} take part; nothing was trained; {self.advice(federation)}"
             )
+        return self.make_of_mean(federation) if is_summed else self.make(federation)
+
+    def sum_form(self, weight_cap: int, client_learning_rate: float) -> SumForm:
+        """What each institution adds to the sums, for a strategy that has a sum form."""
+        if not self.has_sum_form:
+            raise ConfigError(
+                "this strategy compares single updates, and secure aggregation shows only their sum; nothing was "
+                f"trained; choose one of {SUMMABLE}, or secure_aggregation=off where every policy allows it"
+            )
+        return WeightedMean(weight_cap)
+
+    def make_of_mean(self, federation: Federation) -> flower.Strategy:
+        """Flower's strategy, where one reply holds the mean update that follows from the sums."""
         return self.make(federation)
 
     def least_because(self) -> str:

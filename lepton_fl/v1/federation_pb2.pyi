@@ -41,14 +41,24 @@ class ServerFrame(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., countersigned: _Optional[_Union[Countersigned, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "lepton_version", "instruction")
+    __slots__ = ("protocol", "lepton_version", "instruction", "identity")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     LEPTON_VERSION_FIELD_NUMBER: _ClassVar[int]
     INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     lepton_version: str
     instruction: Held
-    def __init__(self, protocol: _Optional[int] = ..., lepton_version: _Optional[str] = ..., instruction: _Optional[_Union[Held, _Mapping]] = ...) -> None: ...
+    identity: Identity
+    def __init__(self, protocol: _Optional[int] = ..., lepton_version: _Optional[str] = ..., instruction: _Optional[_Union[Held, _Mapping]] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ...) -> None: ...
+
+class Identity(_message.Message):
+    __slots__ = ("public_key", "signature")
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    public_key: bytes
+    signature: Signature
+    def __init__(self, public_key: _Optional[bytes] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ...) -> None: ...
 
 class Held(_message.Message):
     __slots__ = ("message_id", "sha256", "bytes", "is_whole")

@@ -17,7 +17,7 @@ from lepton_fl.link.certificates import BadCertificate, institution_uri, key_has
 from lepton_fl.link.frames import BadFrame
 from lepton_fl.link.ledger_head import LedgerHead
 from lepton_fl.link.signature import Signed, Signer
-from lepton_fl.v1.federation_pb2 import Countersigned, Decision, ServerFrame, Signature
+from lepton_fl.v1.federation_pb2 import Countersigned, Decision, Identity, ServerFrame, Signature
 from lepton_server.agreements import Offered, Seen
 from lepton_server.disk import Disk, Records
 from lepton_server.owing import Owing
@@ -25,6 +25,7 @@ from lepton_server.session import Session
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+IDENTITY_BYTES = 32
 _LONGEST_CLAUSE = 200  # characters
 
 
@@ -77,7 +78,7 @@ class Consent:
             _log.warning("%s refused the contract: %s", name, clause, extra={"institution": name})
             return
         signed = Signed(decision.signature.certificate, decision.signature.value)
-        self._refuse_unsigned(session, signed, offered.content, now)
+        self._refuse_unsigned(session, (signed, signature.CONTRACT), offered.content, now)
         await self._kept(lambda records: records.agreements.accept(run_id, name, signed, now))
         with self._owing.changed:
             is_new = name not in self.accepted
@@ -87,14 +88,28 @@ class Consent:
         if is_new:
             _log.info("%s accepted the contract", name, extra={"institution": name})
 
-    def _refuse_unsigned(self, session: Session, signed: Signed, content: bytes, now: datetime) -> None:
-        name = session.member.name
+    def identified(self, session: Session, said: Identity) -> bytes | None:
+        """The institution's public key for secure aggregation; None where it has none.
+
+        Raises:
+            BadFrame: it is not signed by the key of this stream's certificate.
+        """
+        if not said.public_key:
+            return None
+        if len(said.public_key) != IDENTITY_BYTES:
+            raise BadFrame("an identity is sent that is no key")
+        signed = Signed(said.signature.certificate, said.signature.value)
+        self._refuse_unsigned(session, (signed, signature.IDENTITY), said.public_key, self._office.clock())
+        return said.public_key
+
+    def _refuse_unsigned(self, session: Session, by_whom: tuple[Signed, str], content: bytes, now: datetime) -> None:
+        (signed, domain), name = by_whom, session.member.name
         try:
             by = (institution_uri(name), self._office.ca)
-            signature.check(signed, signature.CONTRACT, content, by, now)
+            signature.check(signed, domain, content, by, now)
             own = x509.load_pem_x509_certificate(signed.certificate).public_key()
             if key_hash(own) != session.identity:
-                raise BadCertificate("the contract is signed with another key than this stream's")
+                raise BadCertificate("it is signed with another key than this stream's")
         except BadCertificate as error:
             raise BadFrame(str(error)) from error
 

@@ -90,6 +90,7 @@ class Hub(FederationServicer):
         self._intake = Intake(self.owing, self._disk)
         self.consent = Consent(self.owing, self._disk, office)
         self._known: dict[int, str] = {}  # who was connected since this process began
+        self._identities: dict[str, bytes] = {}  # their public keys for secure aggregation
 
     # -- called from the strategy's thread
 
@@ -112,6 +113,11 @@ class Hub(FederationServicer):
         with self.owing.changed:
             here = {node_id: name for node_id, name in self._known.items() if not self.owing.is_away(node_id)}
             return {node_id: name for node_id, name in here.items() if name in self.consent.accepted}
+
+    def identities(self, institutions: Collection[str]) -> dict[str, bytes]:
+        """The public keys of these institutions for secure aggregation, of those that told one."""
+        with self.owing.changed:
+            return {name: self._identities[name] for name in institutions if name in self._identities}
 
     def undecided(self, institutions: Collection[str]) -> set[str]:
         """Which of these have the contract before them, and have not said yet."""
@@ -177,6 +183,7 @@ class Hub(FederationServicer):
         """Serve one institution until it leaves, falls silent, is replaced by a newer stream, or is revoked."""
         session = await self._admitted(request_iterator, context)
         name = session.member.name
+        await self._identified(session, context)
         session.post(await self.consent.last_seen(name))
         self._enter(session)
         try:
@@ -249,6 +256,17 @@ class Hub(FederationServicer):
         # While gRPC has a first write under way, which sends them, it cannot end the stream with an error.
         await context.send_initial_metadata(())
         return Session(member, identity, certificate.not_valid_after_utc, said)
+
+    async def _identified(self, session: Session, context: Any) -> None:
+        """Note the institution's key for secure aggregation; one that is not its own ends the stream."""
+        try:
+            identity = self.consent.identified(session, session.hello.identity)
+        except BadFrame as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            raise
+        if identity is not None:
+            with self.owing.changed:
+                self._identities[session.member.name] = identity
 
     def _enter(self, session: Session) -> None:
         """Take the institution's place; an older stream of the same institution is closed."""

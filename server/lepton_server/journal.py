@@ -19,6 +19,7 @@ from lepton_fl.link.spool import Spool
 from lepton_fl.privacy.randomness import Randomness
 from lepton_server.checkpoint import Checkpoints
 from lepton_server.database import StoreError
+from lepton_server.decisions import Decisions
 from lepton_server.runs import Runs
 
 POINTS = (
@@ -93,6 +94,7 @@ class RunJournal:
         self._runs, self._place, self._randomness, self._present = runs, place, randomness, present
         self._checkpoints = Checkpoints(place.folder)
         self._inbox = Inbox(runs, place)
+        self.decisions = Decisions(place.folder / "steps")  # of the open masked round
         self.members: dict[int, str] = present()
 
     def resume(self, initial: ArrayRecord) -> Progress:
@@ -124,6 +126,7 @@ class RunJournal:
         self._commit(report, arrays, strategy)
         self._place.reached("round trained")
         self._inbox.clear()
+        self.decisions.clear()
         self._checkpoints.forget_before(report.round)
 
     def evaluated(self, report: RoundReport) -> None:
@@ -131,6 +134,7 @@ class RunJournal:
         self._runs.add_evaluated(self._place.run_id, report)
         self._place.reached("round evaluated")
         self._inbox.clear()
+        self.decisions.clear()
 
     def ended(self, error: LeptonError | None) -> None:
         """The run is over: it has its results, or can never have them."""

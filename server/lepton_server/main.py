@@ -52,7 +52,13 @@ quorum_s=SECONDS    wait so long for them
 round_s=SECONDS     and so long for the answers of a round
 grace_s=SECONDS     one that loses its connection may come back within this time
 abandon=true        give up an unfinished run that was asked for with other settings, and begin this one
-least_cohort=N      no round asks fewer institutions; null: two, or one where one takes part
+least_cohort=N      no round asks fewer institutions; null: as many as secure aggregation has to answer, and without
+                    it two, or one where one takes part
+secure_aggregation=on|off
+                    on: you see sums over all institutions, three or more; off: each update, where every policy allows
+                    it: for robust strategies, cohort_size, and fewer institutions
+noise=own|shared    shared: each institution adds its share, and the sum has the noise of one trusted curator; one local
+                    step a round, where every policy allows it
 seed=N              reproducible, and therefore labelled not private; null: private; policies allow it for public data
 purpose.purpose=TEXT purpose.contact=TEXT purpose.retention_days=N
                     why the model is trained, whom to ask, how long results are kept: words of the contract

@@ -13,26 +13,27 @@ from pathlib import Path
 
 from lepton_fl.config import name_of
 from lepton_fl.errors import ConfigError, LeptonError, Stopped, TrainingFailed
-from lepton_fl.federation.arrays import template_of
-from lepton_fl.federation.contract import Contract, from_bytes, offer, to_bytes
+from lepton_fl.federation.contract import Contract, digest, from_bytes
+from lepton_fl.federation.secure_grid import Cohort, SecureGrid
 from lepton_fl.files import only_process
-from lepton_fl.link import signature
-from lepton_fl.link.certificates import key_hash, to_pem
+from lepton_fl.flower import Grid
+from lepton_fl.link.certificates import to_pem
 from lepton_fl.logs import set_up
 from lepton_fl.prometheus import served
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.terminal import VOICES, Voice
 from lepton_fl.run import Carrier, Names, Prepared, among, conduct, prepare
+from lepton_fl.secure_aggregation.cohort import threshold
 from lepton_fl.show import counted_institutions
-from lepton_server.agreements import Agreements, Offered
 from lepton_server.consent import Office
 from lepton_server.disk import Records
 from lepton_server.enrolment import Enrolment
 from lepton_server.grid import HubGrid, Least, wait_for_decisions, wait_for_members
 from lepton_server.home import Home, find, open_home
-from lepton_server.hub import Hub, Limits, RunTerms
-from lepton_server.journal import Inbox, Place, Reached, RunJournal
+from lepton_server.hub import Hub, Limits
+from lepton_server.journal import Place, Reached, RunJournal
 from lepton_server.metrics import Watch
+from lepton_server.offering import is_offered, run_terms
 from lepton_server.renewal import Renewal
 from lepton_server.runs import Asked, Runs, StoredRun
 from lepton_server.serving import Endpoint, Serving
@@ -41,7 +42,6 @@ from lepton_server.stopping import stopped_by_sigterm
 from lepton_server.store import Store
 
 _log = logging.getLogger(__name__)
-_HEADER_BYTES = 4096  # of one array in a reply, besides its values
 
 
 def _nothing(point: str) -> None:
@@ -99,7 +99,10 @@ def _train(config: ServerConfig, home: Home, hub: Hub, watchers: tuple[Voice, Re
     stored = unfinished or runs.begin(Asked(settings, str(_output(config, home)), institutions, config.rounds), _now())
     place = Place(stored.run_id, home.checkpoints / str(stored.run_id), reached)
     reached("run begun")
-    run = _terms(config, prepared, place, home)
+    if unfinished is not None and config.is_summed and not is_offered(home, place.run_id):
+        # Killed between beginning a run and offering it: the contract pins keys that only who is here can tell.
+        _gather_again(hub, institutions, len(institutions), config.grace_s)
+    run = run_terms(config, prepared, (place, home, hub))
     contract = from_bytes(run.offered.content)
     hub.begin_run(run)
     if runs.rounds(stored.run_id):
@@ -107,7 +110,7 @@ def _train(config: ServerConfig, home: Home, hub: Hub, watchers: tuple[Voice, Re
         wait_for_members(hub, lambda: agreed <= set(hub.present().values()), config.grace_s)
     else:
         # Also where a server was killed after it began a run: nobody was asked for work yet, and not all have decided.
-        least = max(contract.least_cohort, prepared.terms.strategy.least_replies)
+        least = max(contract.least_cohort, _least_connected(prepared))
         _gather_again(hub, institutions, least, config.grace_s)
         wait_for_decisions(hub, institutions, least)
     _conduct(prepared, hub, (runs, stored, place), (voice, contract))
@@ -121,8 +124,12 @@ def _conduct(prepared: Prepared, hub: Hub, kept: tuple[Runs, StoredRun, Place], 
     prepared = among(prepared, len(began_with))
     randomness = prepared.program.randomness
     journal = RunJournal(runs, place, randomness, lambda: began_with | hub.present())
-    least = Least(prepared.terms.strategy.least_replies, contract.least_cohort)
-    grid = HubGrid(hub, stored.run_id, journal.members, least)
+    least = Least(_least_connected(prepared), contract.least_cohort)
+    grid: Grid = HubGrid(hub, stored.run_id, journal.members, least)
+    if prepared.sums is not None:
+        identities = {name: bytes.fromhex(key) for name, key in contract.identities.items()}
+        cohort = Cohort(stored.run_id, bytes.fromhex(digest(contract)), identities, journal.members)
+        grid = SecureGrid(grid, cohort, prepared.sums, journal.decisions.decide)
     try:
         outcome = conduct(prepared, Carrier(grid, journal.members, journal, contract), (folder, voice))
     except TrainingFailed as error:
@@ -134,6 +141,13 @@ def _conduct(prepared: Prepared, hub: Hub, kept: tuple[Runs, StoredRun, Place], 
     shutil.rmtree(place.folder, ignore_errors=True)
     hub.end_run("the run is finished")
     voice.finished(outcome, stored.asked.output)
+
+
+def _least_connected(prepared: Prepared) -> int:
+    """Members without whom no round is worth beginning."""
+    if prepared.sums is not None:
+        return threshold(len(prepared.facts.institutions))
+    return prepared.terms.strategy.least_replies
 
 
 def _unfinished(config: ServerConfig, settings: str, home: Home, runs: Runs) -> StoredRun | None:
@@ -186,43 +200,6 @@ def _gather_again(hub: Hub, institutions: tuple[str, ...], least: int, grace_s: 
 
     wait_for_members(hub, lambda: here() == len(institutions), grace_s)
     wait_for_members(hub, lambda: here() >= least)
-
-
-def _terms(config: ServerConfig, prepared: Prepared, place: Place, home: Home) -> RunTerms:
-    template = template_of(prepared.program.model)
-    # The most that an honest reply's arrays can have.
-    reply_bytes = 4 * prepared.facts.parameters + _HEADER_BYTES * len(template)
-    return RunTerms(
-        run_id=place.run_id,
-        offered=_offered(config, prepared, place.run_id, home),
-        reply_bytes=reply_bytes,
-        open_inbox=lambda: Inbox(Runs(home.database), place),
-    )
-
-
-def _offered(config: ServerConfig, prepared: Prepared, run_id: int, home: Home) -> Offered:
-    """The run's contract, signed: the one it began with, if it goes on after a crash."""
-    agreements = Agreements(home.database)
-    try:
-        known = agreements.offered(run_id)
-        if known is not None:
-            return known
-        institutions = prepared.facts.institutions
-        cohort_size = prepared.federation.cohort_size
-        least = min(2, cohort_size) if config.least_cohort is None else config.least_cohort
-        if least > cohort_size:
-            raise ConfigError(
-                f"least_cohort {least} is more than the {cohort_size} asked in a round; nothing was trained"
-            )
-        federation = key_hash(home.authority().certificate.public_key()).hex()
-        contract = offer(config, run_id, federation, (institutions, least), config.purpose)
-        content = to_bytes(contract)
-        from_bytes(content)  # what no institution could read is refused here
-        made = Offered(content, home.signer(_now()).sign(signature.CONTRACT, content))
-        agreements.offer(run_id, made)
-        return made
-    finally:
-        agreements.close()
 
 
 def _office(home: Home) -> Office:

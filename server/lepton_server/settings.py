@@ -27,7 +27,7 @@ class ServerConfig(RunConfig):
     round_s: float  # and so long for the answers of a round
     grace_s: float  # an institution that loses its connection may come back within this time
     metrics_port: int | None  # for Prometheus, on 127.0.0.1; null: none
-    least_cohort: int | None  # no round asks fewer institutions; null: two, or one where one takes part
+    least_cohort: int | None  # no round asks fewer institutions; null: the threshold, or without masks 2, or 1
     purpose: Purpose  # stands in the contract
 
     def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ from lepton_client.clauses import (
 from lepton_client.considering import Position, consider
 from lepton_client.policy import Policy
 from lepton_client.refused import Refused
-from proposals import NOWHERE, PRICE, PUBLIC, WITHOUT, contract, heart, policy, proposal, terms
+from proposals import NOWHERE, PRICE, PUBLIC, SUMMED, WITHOUT, contract, heart, policy, proposal, terms
 
 from lepton_fl.federation.contract import KINDS
 from lepton_fl.federation.installed import installed_task, sha256_of
@@ -133,7 +133,9 @@ VIOLATIONS = [
     violation("run.rounds", "31 rounds, and 30 may be", {"rounds": 31}),
     violation("run.holdout_share", "holds out 0.21 of the records, and 0.2 may", {"holdout": HoldOut("k", 0.21)}),
     violation("run.compute_hours", "about 2.1 h here, and 2 h may be", known=priced(hours=2.1)),
-    violation("may_leave", "without noised-update, and only exact", policy=lambda p: replace(p, may_leave=[KINDS[3]])),
+    violation(
+        "may_leave", "without noised-update, and only exact", policy=lambda p: replace(p, may_leave=["exact-counts"])
+    ),
     violation("may_leave", "and only nothing may leave", policy=lambda p: replace(p, may_leave=[])),
     violation("tasks", "task.columns.age.high is 100.0 here and 120.0 in the run", {"task": older_patients()}),
     violation("tasks", "allowed are sha256:000", policy=lambda p: replace(p, tasks=["sha256:" + 64 * "0"])),
@@ -247,9 +249,37 @@ def test_any_allows_any(tmp_path: Path) -> None:
 
 def test_secure_aggregation_that_is_required_is_met_by_a_run_that_has_it(tmp_path: Path) -> None:
     at = policy(tmp_path, secure_aggregation="required")
-    made = proposal(at, terms())
-    masked = replace(made, contract=replace(made.contract, secure_aggregation=True))
-    assert unmet(clauses(at, masked)) == []
+    found = clauses(at, proposal(at, terms(**SUMMED)))
+    assert unmet(found) == []
+    assert said(found, "policy.secure_aggregation") == (
+        "the run adds updates up under masks, and secure aggregation is required"
+    )
+
+
+def test_a_summed_run_without_noise_needs_the_kind_that_only_a_sum_shows(tmp_path: Path) -> None:
+    at = policy(tmp_path, public_data=True)
+    found = clauses(at, proposal(at, terms(privacy=WITHOUT, **SUMMED)))
+    assert unmet(found) == ["policy.may_leave"]
+    assert "cannot do without summed-update, and only noised-update" in said(found, "policy.may_leave")
+    allowed = policy(tmp_path, public_data=True, may_leave=["summed-update"])
+    assert unmet(clauses(allowed, proposal(allowed, terms(privacy=WITHOUT, **SUMMED)))) == []
+
+
+@pytest.mark.parametrize("kind", ["noised-update", "plain-update", "summed-update"])
+def test_shared_noise_leaves_only_where_the_policy_names_it(tmp_path: Path, kind: str) -> None:
+    shared = terms(noise="shared", **SUMMED)
+    at = policy(tmp_path, may_leave=[kind])
+    assert unmet(clauses(at, proposal(at, shared))) == ["policy.may_leave"]
+    allowed = policy(tmp_path, may_leave=["shared-noise-update"])
+    assert unmet(clauses(allowed, proposal(allowed, shared))) == []
+
+
+def test_summed_counts_are_declined_in_words_where_they_may_not_leave(tmp_path: Path) -> None:
+    for allowed, word in (([], "declined and stays here"), (["summed-counts"], "it may leave")):
+        at = policy(tmp_path, may_leave=["noised-update", *allowed])
+        (said_of_it,) = [c for c in clauses(at, proposal(at, terms(**SUMMED))) if "summed-counts" in c.says]
+        assert said_of_it.is_met
+        assert word in said_of_it.says
 
 
 def test_columns_in_another_order_are_another_task() -> None:

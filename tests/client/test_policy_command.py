@@ -18,7 +18,7 @@ from lepton_client.policy import from_fields, read
 from lepton_client.policy_command import policy
 from lepton_client.policy_file import Answers, ask, text
 from lepton_client.refused import Refused
-from proposals import contract, terms
+from proposals import SUMMED, contract, terms
 
 from lepton_fl import models, strategies
 from lepton_fl.errors import ConfigError
@@ -27,6 +27,7 @@ from lepton_fl.plain_yaml import parse_yaml
 
 COMMAND = Path(sys.executable).with_name("lepton-client")
 ANSWERS = ["--data-set", "hearts", "--unit", "record", "--epsilon", "3", "--delta", "1e-4", "--task", "heart"]
+ENOUGH = ["--least-cohort", "4"]
 
 
 def init(home: Path, *more: str) -> None:
@@ -81,6 +82,8 @@ def test_init_never_replaces_a_policy(tmp_path: Path) -> None:
         ("--task", "hart", "did you mean heart"),
         ("--accept", "later", "policy.accept"),
         ("--public-data", "perhaps", "must be yes or no"),
+        ("--least-cohort", "many", "--least-cohort must be a whole number"),
+        ("--least-cohort", "0", "policy.least_cohort"),
         ("--data-set", "", "needs --data-set"),
     ],
 )
@@ -92,7 +95,7 @@ def test_init_writes_nothing_after_a_wrong_answer(tmp_path: Path, option: str, v
 
 @pytest.mark.parametrize("name", ['a "quoted" name', "a: b # c", "${oc.env:HOME}", "$unit", "Ärzte", "'"])
 def test_a_name_stays_as_it_was_typed_or_is_refused(name: str) -> None:
-    written = text(Answers(name, "record", "3", "1e-5", "any", "by-hand", "no"))
+    written = text(Answers(name, "record", "3", "1e-5", "any", "by-hand", "no", "5"))
     fields = parse_yaml(written.encode(), "it")
     assert fields["data_set"] == name
     if "${" in name:
@@ -103,7 +106,7 @@ def test_a_name_stays_as_it_was_typed_or_is_refused(name: str) -> None:
 
 
 def test_numbers_are_numbers_for_every_reader_of_yaml() -> None:
-    written = text(Answers("a", "record", "3", "1e-5", "any", "by-hand", "no"))
+    written = text(Answers("a", "record", "3", "1e-5", "any", "by-hand", "no", "5"))
     assert yaml.safe_load(written)["budget"] == {"unit": "record", "epsilon": 3.0, "delta": 1e-5}
 
 
@@ -112,8 +115,8 @@ def test_without_anybody_to_ask_what_is_missing_is_named() -> None:
         ask({"unit": "record"}, None)
 
 
-def test_only_what_was_not_given_is_asked_and_two_questions_have_a_safe_answer() -> None:
-    typed = iter(["3", "1e-5", "", ""])
+def test_only_what_was_not_given_is_asked_and_three_questions_have_a_safe_answer() -> None:
+    typed = iter(["3", "1e-5", "", "", ""])
     asked: list[str] = []
 
     def question(words: str) -> str:
@@ -121,21 +124,22 @@ def test_only_what_was_not_given_is_asked_and_two_questions_have_a_safe_answer()
         return next(typed)
 
     answers = ask({"data_set": "a", "unit": "record", "task": "heart"}, question)
-    assert answers == Answers("a", "record", "3", "1e-5", "heart", "by-hand", "no")
-    assert [words.split()[0] for words in asked] == ["epsilon", "delta,", "accept", "is"]
+    assert answers == Answers("a", "record", "3", "1e-5", "heart", "by-hand", "no", "5")
+    assert [words.split()[0] for words in asked] == ["epsilon", "delta,", "accept", "is", "institutions"]
 
 
 def test_on_a_terminal_init_asks(tmp_path: Path) -> None:
     terminal, end = pty.openpty()
     command = [str(COMMAND), "policy", "init", "--home", str(tmp_path)]
     with subprocess.Popen(command, stdin=end, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        os.write(terminal, b"hearts\nrecord\n3\n1e-4\nheart\n\n\n")
+        os.write(terminal, b"hearts\nrecord\n3\n1e-4\nheart\n\n\n3\n")
         said, mistakes = running.communicate(timeout=60)
     os.close(terminal)
     os.close(end)
     assert running.returncode == 0, mistakes
     assert "epsilon 3 at delta 0.0001" in said
-    assert read(tmp_path / "policy.yaml").data_set == "hearts"
+    written = read(tmp_path / "policy.yaml")
+    assert (written.data_set, written.least_cohort, written.secure_aggregation) == ("hearts", 3, "required")
 
 
 def test_show_says_every_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,8 +156,8 @@ def test_show_says_every_field(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_explain_says_the_price_and_that_every_clause_is_met(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    init(tmp_path)
-    store(tmp_path, 7)
+    init(tmp_path, *ENOUGH)
+    store(tmp_path, 7, **SUMMED)
     policy(["explain", "7", "--home", str(tmp_path)])
     said = capsys.readouterr().out
     assert "epsilon 0.00 now, 1.00 after, of 3 per record at delta 0.0001" in said
@@ -161,9 +165,22 @@ def test_explain_says_the_price_and_that_every_clause_is_met(
     assert said.splitlines()[-1].startswith("accepted    by hand")
 
 
+def test_explain_says_what_a_share_of_the_noise_is_worth_by_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init(tmp_path, *ENOUGH)
+    path = tmp_path / "policy.yaml"
+    path.write_text(path.read_text().replace("[noised-update]", "[shared-noise-update]"))
+    store(tmp_path, 7, noise="shared", **SUMMED)
+    policy(["explain", "7", "--home", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "epsilon 0.00 now, 1.00 after" in said
+    assert said.splitlines()[-1].startswith("share       epsilon 1.47 of the whole run")
+
+
 def test_explain_names_the_refusing_field_and_both_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    init(tmp_path)
-    store(tmp_path, 8, rounds=1001)
+    init(tmp_path, *ENOUGH)
+    store(tmp_path, 8, rounds=1001, **SUMMED)
     capsys.readouterr()
     with pytest.raises(Refused, match=r"policy\.run\.rounds refuses: the run has 1001 rounds, and 1000 may be"):
         policy(["explain", "8", "--home", str(tmp_path), "--json"])

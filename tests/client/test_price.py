@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -55,13 +56,18 @@ def test_a_step_takes_as_long_as_the_records_that_it_expects() -> None:
 def test_the_estimate_is_near_what_training_takes(privacy: str) -> None:
     asked, made = wide(privacy)
     site = random_site(made, 180)
-    answer(made, site)  # what a first step loads is not the estimate's matter
-    began = time.perf_counter()
-    answer(made, site)
-    took_s = time.perf_counter() - began
+    # The least of a few: what a first step loads is not the estimate's matter, and another process may have the CPU.
+    took_s = min(timed(lambda: answer(made, site)) for _ in range(4))
     estimate_s = 3600 * hours(asked, made, 4, time.perf_counter) / asked.rounds
-    # Another process may have had the CPU meanwhile; a factor forgotten would be far outside.
+    # A factor forgotten would be far outside.
     assert took_s / 20 < estimate_s < 20 * took_s
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that it took."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 def test_the_estimate_leaves_the_program_as_it_was() -> None:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from torch import Tensor, nn
 
-from lepton_fl.evaluation.counts import LARGEST_LOSS, SCORE_BINS, Counts, count, table_shape
-from lepton_fl.evaluation.metrics import Metrics, auc, from_counts
+from lepton_fl.evaluation.counts import LARGEST_LOSS, Counts, count, table_shape
+from lepton_fl.evaluation.metrics import SCORE_BINS, Metrics, auc, from_counts
 from lepton_fl.training.examples import Examples
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from safetensors.numpy import load_file
 from voices import Quiet
 
 from lepton_fl import strategies
@@ -23,12 +25,14 @@ from lepton_fl.federation.cohort_release import (
     noisy_mean,
     shaped,
 )
+from lepton_fl.federation.summed import Trained, training_words
 from lepton_fl.flower import Array, ArrayRecord, Message, MetricRecord, RecordDict, enter_run
 from lepton_fl.privacy.accounting import epsilon_spent
 from lepton_fl.privacy.randomness import Randomness, Stream
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.terminal import opening, round_line
 from lepton_fl.run import Names
+from lepton_fl.secure_aggregation.vector import from_sum
 from lepton_fl.simulation import Plan, SimConfig, plan, register_schemas, simulate
 from lepton_fl.training.private import Mechanism
 from lepton_fl.training.self_test import UnsoundMechanism, check_noise
@@ -41,7 +45,8 @@ MEAN_ONLY = ["fedavg", "fedavgm", "fedprox", "fedadagrad", "fedadam", "fedyogi"]
 def configured(*overrides: str) -> SimConfig:
     register_schemas()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return load(SimConfig, compose("sim", overrides=["rounds=2", "privacy=institution", *overrides]))
+        shared = ["rounds=2", "privacy=institution", "secure_aggregation=off"]
+        return load(SimConfig, compose("sim", overrides=[*shared, *overrides]))
 
 
 def planned(*overrides: str) -> Plan:
@@ -120,6 +125,34 @@ def test_a_strategy_that_compares_single_updates_is_refused(name: str) -> None:
     else:
         with pytest.raises(ConfigError, match="nothing was trained"):
             planned(f"strategy={name}", "institutions=7", "task=digits")
+
+
+def test_under_masks_each_institution_clips_its_own_update_and_the_release_is_the_same(tmp_path: Path) -> None:
+    models = {}
+    for masks in ("on", "off"):
+        one = planned("seed=4", f"secure_aggregation={masks}", "privacy.clipping_norm=0.01")
+        simulate(one, Folder(tmp_path / masks), Quiet())
+        models[masks] = load_file(tmp_path / masks / "model.safetensors")
+    for name, value in models["off"].items():
+        assert np.allclose(models["on"][name], value, atol=1e-4), name
+
+
+def test_an_update_under_masks_adds_no_more_than_the_clipping_norm_after_it_was_rounded() -> None:
+    sums = planned("secure_aggregation=on").run.sums
+    assert sums is not None
+    template = sums.template
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in template.items()}
+    for size in (0.001, 1.0, 1000.0):
+        after = {name: np.full(shape, size, np.float32) for name, shape in template.items()}
+        words = training_words(sums, Trained(zeros, after, 1, None), os.urandom).words
+        added = from_sum(sums.training, words)["update"]
+        assert np.linalg.norm(added) <= 1.0
+        assert size < 1.0 or np.linalg.norm(added) > 0.99
+
+
+def test_a_model_so_large_that_rounding_fills_the_clipping_norm_is_refused() -> None:
+    with pytest.raises(ConfigError, match="leaves no room under the clipping norm"):
+        planned("secure_aggregation=on", "privacy.clipping_norm=1e-6")
 
 
 def test_a_seeded_run_repeats_itself_and_says_that_it_is_not_private(tmp_path: Path) -> None:

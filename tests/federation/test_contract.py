@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from proposals import contract, terms
+from proposals import SUMMED, contract, terms
 
 from lepton_fl.errors import ConfigError
 from lepton_fl.federation.contract import differences, digest, from_bytes, must_leave, to_bytes
@@ -20,6 +20,7 @@ from lepton_fl.link.signature import Signed, Signer
 from lepton_fl.privacy.units import InstitutionPrivacy, NoPrivacy
 
 WHOLE = contract(terms())
+MASKED = contract(terms(**SUMMED))
 BYTES = to_bytes(WHOLE)
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -87,11 +88,51 @@ def test_a_summary_that_says_otherwise_than_the_terms_is_refused(lie: dict[str, 
         from_bytes(to_bytes(replace(WHOLE, **lie)))
 
 
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"secure_aggregation": False},
+        {"identities": {}},
+        {"identities": {name: key for name, key in MASKED.identities.items() if name != "Hungary"}},
+        {"identities": {**MASKED.identities, "Zürich": "00" * 32}},
+        {"identities": {**MASKED.identities, "Hungary": "00" * 31}},
+        {"identities": {**MASKED.identities, "Hungary": "AB" * 32}},
+        {"must_leave": ("summed-update",)},
+    ],
+)
+def test_a_contract_of_sums_names_one_key_for_each_institution(lie: dict[str, Any]) -> None:
+    assert from_bytes(to_bytes(MASKED)) == MASKED
+    assert sorted(MASKED.identities) == sorted(MASKED.institutions)
+    with pytest.raises(ConfigError, match="contract"):
+        from_bytes(to_bytes(replace(MASKED, **lie)))
+
+
+def test_a_contract_without_secure_aggregation_names_no_keys() -> None:
+    assert WHOLE.identities == {}
+    with pytest.raises(ConfigError, match="contract's identities"):
+        from_bytes(to_bytes(replace(WHOLE, identities=MASKED.identities)))
+
+
+def test_another_key_is_a_difference_by_the_institutions_name() -> None:
+    other = replace(MASKED, identities={**MASKED.identities, "Hungary": "00" * 32})
+    assert digest(other) != digest(MASKED)
+    assert differences(MASKED, other) == [f'identities.Hungary: signed "{"01" * 32}", now "{"00" * 32}"']
+
+
+def test_counts_are_asked_for_in_a_sum_where_updates_are_summed() -> None:
+    assert (WHOLE.may_leave, MASKED.may_leave) == (("exact-counts",), ("summed-counts",))
+
+
 def test_what_must_leave_follows_from_the_terms() -> None:
     assert must_leave(terms()) == ("noised-update",)
     assert must_leave(terms(seed=1)) == ("plain-update",)
     assert must_leave(terms(privacy=NoPrivacy())) == ("plain-update", "record-count")
     assert must_leave(terms(privacy=InstitutionPrivacy(1.0, 1e-4, 1.0))) == ("plain-update",)
+    assert must_leave(terms(**SUMMED)) == ("noised-update",)
+    assert must_leave(terms(noise="shared", **SUMMED)) == ("shared-noise-update",)
+    assert must_leave(terms(seed=1, **SUMMED)) == ("summed-update",)
+    assert must_leave(terms(seed=1, noise="shared", **SUMMED)) == ("summed-update",)
+    assert must_leave(terms(privacy=NoPrivacy(), **SUMMED)) == ("summed-update",)
 
 
 def test_differences_name_the_setting_as_people_write_it() -> None:

@@ -486,7 +486,7 @@ def training(bad: Callable[[Message], Message | None], evaluating: bool = False,
 
 def two_rounds(app: ClientApp) -> tuple[Rounds, ArrayRecord]:
     grid = LocalGrid(app, SITES)
-    inner = FedAvg().build(Federation(3, 3, 0.1))
+    inner = FedAvg().build(Federation(3, 3, 0.1), is_summed=False)
     rounds = Rounds(
         inner,
         Run(grid.names, EXPECTED, NoJournal(Randomness(1)), None, lambda report: None, 1, None),
@@ -579,7 +579,7 @@ def test_an_institution_that_was_not_asked_is_not_counted() -> None:
         def get_node_ids() -> list[int]:
             return sorted(names)
 
-    inner = FedAvg().build(Federation(institutions=3, cohort_size=2, client_learning_rate=0.1))
+    inner = FedAvg().build(Federation(institutions=3, cohort_size=2, client_learning_rate=0.1), is_summed=False)
     rounds = Rounds(
         inner,
         Run(names, EXPECTED, NoJournal(Randomness(1)), None, lambda report: None, 1, None),

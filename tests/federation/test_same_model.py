@@ -43,6 +43,13 @@ def seeded() -> dict[str, Plan]:
     return {privacy: planned(f"privacy={privacy}", "model=mlp") for privacy in ("none", "record")}
 
 
+@pytest.fixture(scope="module")
+def plain() -> dict[str, Plan]:
+    """As `seeded`, where the operator sees each update."""
+    off = ("model=mlp", "secure_aggregation=off")
+    return {privacy: planned(f"privacy={privacy}", *off) for privacy in ("none", "record")}
+
+
 def unseeded(base: Plan) -> Plan:
     """The same plan, drawing from the operating system."""
     run = replace(
@@ -100,9 +107,9 @@ def test_a_run_neither_uses_nor_moves_the_global_generators_of_torch(seeded: dic
 @pytest.mark.parametrize("privacy", ["none", "record"])
 @pytest.mark.parametrize("cohort_size", [4, 2])
 def test_the_order_of_the_institutions_changes_nothing(
-    privacy: str, cohort_size: int, seeded: dict[str, Plan], tmp_path: Path
+    privacy: str, cohort_size: int, plain: dict[str, Plan], tmp_path: Path
 ) -> None:
-    base = seeded[privacy]
+    base = plain[privacy]
     base = replace(base, run=replace(base.run, federation=Federation(4, cohort_size, 0.5)))
     reversed_sites = replace(base.loaded, sites=base.loaded.sites[::-1])
     backwards = tuple(reversed(base.run.facts.institutions))
@@ -114,6 +121,30 @@ def test_the_order_of_the_institutions_changes_nothing(
     two = load_file(tmp_path / "other" / "model.safetensors")
     assert list(one) == list(two)
     assert all(np.allclose(one[name], two[name], rtol=1e-5, atol=1e-7) for name in one)
+
+
+def test_the_order_of_the_institutions_changes_no_bit_of_a_sum(seeded: dict[str, Plan], tmp_path: Path) -> None:
+    """Whole numbers are added up, and each institution rounds with coins of its own."""
+    base = seeded["none"]
+    facts = replace(base.run.facts, institutions=tuple(reversed(base.run.facts.institutions)))
+    other = replace(
+        base, loaded=replace(base.loaded, sites=base.loaded.sites[::-1]), run=replace(base.run, facts=facts)
+    )
+    assert sha256(base, tmp_path / "one") == sha256(other, tmp_path / "other")
+
+
+@pytest.mark.parametrize("privacy", ["none", "record"])
+def test_a_sum_is_the_mean_that_the_operator_would_make_to_within_the_rounding(
+    privacy: str, seeded: dict[str, Plan], plain: dict[str, Plan], tmp_path: Path
+) -> None:
+    """A step of the quantiser is 8 / (2^21 - 1); two rounds of four institutions add at most a few."""
+    sha256(seeded[privacy], tmp_path / "summed")
+    sha256(plain[privacy], tmp_path / "plain")
+    summed = load_file(tmp_path / "summed" / "model.safetensors")
+    mean = load_file(tmp_path / "plain" / "model.safetensors")
+    assert [*summed] == [*mean]
+    assert max(np.abs(summed[name] - mean[name]).max() for name in mean) < 1e-4
+    assert max(np.abs(mean[name]).max() for name in mean) > 1e-2
 
 
 def test_without_a_seed_two_private_runs_differ(seeded: dict[str, Plan], tmp_path: Path) -> None:
@@ -236,7 +267,7 @@ def replies() -> list[Message]:
 def wrapped(chosen: Strategy) -> Rounds:
     names = {1: "a", 2: "b", 3: "c"}
     expected = Expected({"w": (3,)}, (2, 2), 1000, 1000, with_loss=False)
-    inner = chosen.build(Federation(3, 3, 0.1))
+    inner = chosen.build(Federation(3, 3, 0.1), is_summed=False)
     return Rounds(
         inner,
         Run(names, expected, NoJournal(Randomness(1)), None, lambda report: None, 1, None),
@@ -247,7 +278,7 @@ def wrapped(chosen: Strategy) -> Rounds:
 @pytest.mark.parametrize("chosen", [FedAvg(), FedAvgM(server_learning_rate=0.5, server_momentum=0.9)])
 def test_the_checks_change_no_number_of_an_aggregate(chosen: Strategy) -> None:
     enter_run(1)
-    alone, rounds = chosen.build(Federation(3, 3, 0.1)), wrapped(chosen)
+    alone, rounds = chosen.build(Federation(3, 3, 0.1), is_summed=False), wrapped(chosen)
     aggregates = []
     for strategy in (alone, rounds):
         list(strategy.configure_train(1, START.copy(), ConfigRecord(), Three()))  # type: ignore[arg-type]

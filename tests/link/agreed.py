@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from typing import Any
 
 import grpc
 import torch
-from federations import PUBLIC_POLICY
+from federations import PUBLIC_POLICY, call
 from lepton_client.agent import Agent, Own
 from lepton_client.considering import Position
 from lepton_client.home import Home
@@ -26,15 +27,17 @@ from lepton_server.journal import Inbox, Place
 from lepton_server.runs import Asked, Runs
 from operators import Federation, Operator
 from peers import WAIT_S, Member
+from served import until
 
 from lepton_fl.federation.arrays import to_arrays
-from lepton_fl.federation.contract import COHORT_KEY, CONTRACT_KEY, Contract, Purpose, digest, offer, to_bytes
+from lepton_fl.federation.contract import COHORT_KEY, CONTRACT_KEY, Contract, Parties, Purpose, digest, offer, to_bytes
 from lepton_fl.federation.terms import Terms
 from lepton_fl.flower import ArrayRecord, ConfigRecord, Message, RecordDict
 from lepton_fl.link import signature
 from lepton_fl.link.certificates import key_hash
 from lepton_fl.link.signature import Signer
 from lepton_fl.tasks.task import DataSource
+from lepton_fl.v1.federation_pb2 import ClientFrame
 
 REPLY_BYTES = 1 << 20
 
@@ -99,9 +102,13 @@ class Run:
         self.federation.grid = self.grid
 
     def contract(self, asked: Terms, least_cohort: int = 1, institutions: tuple[str, ...] = ("elm", "oak")) -> Contract:
-        """The contract of this run for these terms."""
+        """The contract of this run for these terms, under which the operator sees each update."""
+        return self.contract_of(asked, Parties(institutions, least_cohort, {}))
+
+    def contract_of(self, asked: Terms, who: Parties) -> Contract:
+        """The contract of this run for these terms and parties."""
         federation = key_hash(self.operator.authority.certificate.public_key()).hex()
-        return offer(asked, self.run_id, federation, (institutions, least_cohort), Purpose("a test", 1, ""))
+        return offer(asked, self.run_id, federation, who, Purpose("a test", 1, ""))
 
     def offer(self, contract: Contract, signer: Signer | None = None) -> None:
         """Put this contract before every institution; with a `signer`, under another's signature."""
@@ -129,6 +136,40 @@ class Run:
         found = self.federation.answer(message_id)
         assert found is not None
         return found
+
+
+class Capture(grpc.StreamStreamClientInterceptor):  # type: ignore[misc]
+    """Keeps every frame that goes out, as bytes."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+
+    def intercept_stream_stream(self, continuation: Callable[..., Any], details: Any, requests: Any) -> Any:
+        """See gRPC."""
+        return continuation(details, self._kept(requests))
+
+    def _kept(self, requests: Iterator[ClientFrame]) -> Iterator[ClientFrame]:
+        for frame in requests:
+            self.frames.append(frame.SerializeToString())
+            yield frame
+
+
+def reconnect(elm: Institution, *interceptors: grpc.StreamStreamClientInterceptor) -> None:
+    """A new stream is open; gRPC may say for a moment that there is no way."""
+
+    def is_open() -> bool:
+        if elm.thread is None or not elm.thread.is_alive():
+            elm.connect(*interceptors)
+        return elm.agent.standing.known.connected_at is not None
+
+    until(is_open)
+
+
+def left(elm: Institution, run: Run) -> list[dict[str, Any]]:
+    """What the privacy officer's command says of this run."""
+    done = call("lepton-client", "ledger", "--left", "--json", "--home", str(elm.home.path), cwd=elm.home.path)
+    assert done.returncode == 0, done.stderr
+    return [row for row in json.loads(done.stdout)["left"] if row["run"] == str(run.run_id)]
 
 
 def arrays_of(asked: Terms) -> ArrayRecord:

@@ -27,9 +27,9 @@ from lepton_server.store import Institution, Store
 from peers import WAIT_S, Member, Peer, reply_parts
 
 from lepton_fl.flower import ConfigRecord, Message, RecordDict
-from lepton_fl.link import certificates, invitation
+from lepton_fl.link import certificates, invitation, signature
 from lepton_fl.link.certificates import Authority, to_pem, write_key
-from lepton_fl.link.signature import Signed
+from lepton_fl.link.signature import Signed, Signer
 from lepton_fl.v1.enrolment_pb2 import EnrollRequest
 
 REPLY_BYTES = 32 << 20
@@ -88,6 +88,13 @@ class Operator:
         path = self.home.path / f"{name}.key"
         write_key(path, key)
         return Member(name, member.node_id, to_pem(self.authority.certificate), path.read_bytes(), certificate)
+
+    def signer_of(self, member: Member) -> Signer:
+        """What this member signs with."""
+        key = self.home.path / f"{member.name}.key"
+        certificate = key.with_suffix(".pem")
+        certificate.write_bytes(member.certificate)
+        return signature.signer(key, certificate)
 
     def revoke(self, name: str) -> None:
         """As `lepton-server revoke`."""

@@ -21,7 +21,7 @@ from lepton_client.home import save
 from lepton_fl.files import write_secret
 from lepton_fl.link import frames
 from lepton_fl.link.frames import Assembler, Parts
-from lepton_fl.v1.federation_pb2 import Chunk, ClientFrame, Heartbeat, Hello, ServerFrame
+from lepton_fl.v1.federation_pb2 import Chunk, ClientFrame, Heartbeat, Hello, Identity, ServerFrame
 from lepton_fl.v1.message_pb2 import Content, Entry, Envelope, ValueSet
 
 WAIT_S = 30.0  # for what comes at once on a machine with nothing else to do
@@ -68,9 +68,9 @@ def reply_frames(parts: Parts, reply_to: str) -> list[ClientFrame]:
     return [ClientFrame(begin=frames.begin(parts, "", reply_to)), *pieces]
 
 
-def hello(protocol: int = frames.PROTOCOL) -> ClientFrame:
-    """The first frame."""
-    return ClientFrame(hello=Hello(protocol=protocol, lepton_version="0"))
+def hello(protocol: int = frames.PROTOCOL, identity: Identity | None = None) -> ClientFrame:
+    """The first frame; with an `identity`, of a member that can take part in secure aggregation."""
+    return ClientFrame(hello=Hello(protocol=protocol, lepton_version="0", identity=identity))
 
 
 HEARTBEAT = ClientFrame(heartbeat=Heartbeat())
@@ -184,12 +184,12 @@ class Peer:
             self._inbox.put(Ending(self._call.code(), str(self._call.details() or "")))
 
 
-def joined(member: Member, port: int) -> Peer:
+def joined(member: Member, port: int, first: ClientFrame | None = None) -> Peer:
     """A member's stream after its hello, and after the server said where it saw the ledger last, and its greeting."""
-    peer = Peer(member, port, hello())
+    peer = Peer(member, port, first or hello())
     for _ in range(2):
-        first = peer.receive()
-        assert isinstance(first, ServerFrame), first
+        got = peer.receive()
+        assert isinstance(got, ServerFrame), got
     return peer
 
 

@@ -100,10 +100,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Federation, 
 
 def decision(federation: Federation, signer: Member, content: bytes = OFFERED) -> ClientFrame:
     """The consent of whoever signs, to the contract that is offered."""
-    key = federation.operator.home.path / f"{signer.name}.key"
-    certificate = key.with_suffix(".pem")
-    certificate.write_bytes(signer.certificate)
-    signed = signature.signer(key, certificate).sign(signature.CONTRACT, content)
+    signed = federation.operator.signer_of(signer).sign(signature.CONTRACT, content)
     told = Signature(certificate=signed.certificate, value=signed.value)
     return ClientFrame(decision=Decision(contract_sha256=sha256(OFFERED).digest(), signature=told))
 

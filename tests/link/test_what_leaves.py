@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
-from agreed import Institution, Run, arrays_of, begun, institution
-from federations import HEART, PUBLIC_POLICY, call, policy_text
+from agreed import Capture, Institution, Run, arrays_of, begun, institution, left, reconnect
+from federations import HEART, PUBLIC_POLICY, policy_text
 from lepton_client.agent import _known
 from line import Line
 from proposals import terms
@@ -27,22 +24,6 @@ from lepton_fl.v1.federation_pb2 import ClientFrame
 
 TEXT = "CANARY-5f3c9a71"
 VALUE = 151.73291015625  # a blood pressure that nobody has, exact in float32
-
-
-class Capture(grpc.StreamStreamClientInterceptor):  # type: ignore[misc]
-    """Keeps every frame that goes out, as bytes."""
-
-    def __init__(self) -> None:
-        self.frames: list[bytes] = []
-
-    def intercept_stream_stream(self, continuation: Callable[..., Any], details: Any, requests: Any) -> Any:
-        """See gRPC."""
-        return continuation(details, self._kept(requests))
-
-    def _kept(self, requests: Iterator[ClientFrame]) -> Iterator[ClientFrame]:
-        for frame in requests:
-            self.frames.append(frame.SerializeToString())
-            yield frame
 
 
 @pytest.fixture
@@ -80,13 +61,6 @@ def rounds(run: Run, contract: Contract, count: int) -> None:
         run.answer(run.ask("evaluate", contract, arrays, {"server-round": round}))
 
 
-def left(elm: Institution, run: Run) -> list[dict[str, Any]]:
-    """What the privacy officer's command says of this run."""
-    done = call("lepton-client", "ledger", "--left", "--json", "--home", str(elm.home.path), cwd=elm.home.path)
-    assert done.returncode == 0, done.stderr
-    return [row for row in json.loads(done.stdout)["left"] if row["run"] == str(run.run_id)]
-
-
 @pytest.mark.parametrize("privacy", ["record", "none"])
 def test_the_ledger_accounts_for_every_byte_that_the_operator_received(run: Run, tmp_path: Path, privacy: str) -> None:
     elm = elm_of(run, tmp_path, PUBLIC_POLICY)
@@ -111,17 +85,6 @@ def test_the_ledger_accounts_for_every_byte_that_the_operator_received(run: Run,
             assert len(row["sha256"]) == 64
         if row["kind"] == "noised-update":
             assert 0 < row["epsilon"] < 1
-
-
-def reconnect(elm: Institution) -> None:
-    """A new stream is open; gRPC may say for a moment that there is no way."""
-
-    def is_open() -> bool:
-        if elm.thread is None or not elm.thread.is_alive():
-            elm.connect()
-        return elm.agent.standing.known.connected_at is not None
-
-    until(is_open)
 
 
 def test_bytes_of_an_upload_that_was_cut_off_are_counted_as_far_as_they_went(run: Run, tmp_path: Path) -> None:

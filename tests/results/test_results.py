@@ -58,10 +58,11 @@ def test_result_json_has_the_documented_keys(finished: tuple[Outcome, Path]) -> 
     result = json.loads((finished[1] / "result.json").read_text())
     assert {
         "schema", "version", "finished_at", "task", "model", "strategy", "parameters", "institutions", "rounds",
-        "metrics", "metrics_by_institution", "evaluation", "private", "not_private_because", "unit",
+        "metrics", "metrics_by_institution", "evaluation", "secure_aggregation", "private", "not_private_because",
+        "unit",
         "neighbouring_relation",
         "epsilon", "epsilon_without_seed", "epsilon_budget", "delta", "noise_multiplier", "clipping_norm",
-        "sampling_rate", "steps", "seed", "seconds", "model_sha256",
+        "sampling_rate", "steps", "seed", "noise", "honest", "epsilon_of_a_share", "seconds", "model_sha256",
     } == set(result)  # fmt: skip
     assert (result["task"], result["model"], result["strategy"]) == ("heart", "logistic", "fedavg")
     assert (result["rounds"], result["steps"], result["parameters"]) == (ROUNDS, ROUNDS, 39)
@@ -70,10 +71,21 @@ def test_result_json_has_the_documented_keys(finished: tuple[Outcome, Path]) -> 
     assert 0.9 < result["epsilon"] <= result["epsilon_budget"] == 1.0
     assert result["delta"] == 1e-4
     assert result["seconds"] > 0
+    assert (result["secure_aggregation"], result["noise"], result["honest"]) == (True, "own", None)
 
 
-def test_result_json_tells_figures_pooled_and_by_institution(finished: tuple[Outcome, Path]) -> None:
+def test_result_json_of_sums_tells_pooled_figures_and_none_of_an_institution(finished: tuple[Outcome, Path]) -> None:
     result = json.loads((finished[1] / "result.json").read_text())
+    assert set(result["metrics"]) == {"records", "accuracy", "auc", "loss"}
+    assert result["metrics_by_institution"] == {}
+    rounds = [json.loads(line) for line in (finished[1] / "rounds.jsonl").read_text().splitlines()]
+    assert result["metrics"]["records"] == rounds[0]["metrics"]["records"] > 100
+    assert 0.5 < result["metrics"]["auc"] <= 1
+
+
+def test_result_json_tells_figures_pooled_and_by_institution(tmp_path: Path) -> None:
+    simulate(planned("privacy=none", "secure_aggregation=off", "rounds=2"), Folder(tmp_path), Quiet())
+    result = json.loads((tmp_path / "result.json").read_text())
     assert set(result["metrics"]) == {"records", "accuracy", "auc", "loss"}
     assert set(result["metrics_by_institution"]) == set(result["institutions"])
     by_institution = result["metrics_by_institution"].values()
@@ -188,8 +200,8 @@ def claim(budget: float = 4.0, seed: int | None = None) -> Claim:
     return Claim("record", "add or remove one record", budget, 1e-5, 1.1, 1.0, 0.1, 100, seed)
 
 
-def facts(rounds: int = 100, promise: Claim | None = None) -> Facts:
-    return Facts("heart", "heart", "logistic", "fedavg", rounds, INSTITUTIONS, 39, promise or claim())
+def facts(rounds: int = 100, promise: Claim | None = None, *, is_summed: bool = True) -> Facts:
+    return Facts("heart", "heart", "logistic", "fedavg", rounds, INSTITUTIONS, 39, promise or claim(), is_summed)
 
 
 def metrics(loss: float = 0.5, auc: float | None = 0.8, accuracy: float = 0.75) -> Metrics:
@@ -254,6 +266,18 @@ def test_the_opening_says_unit_budget_delta_and_relation() -> None:
     for part in ("12 institutions", "39 parameters", "per record", "add or remove one record", "epsilon 4.00", "1e-05"):
         assert part in text
     assert "NOT PRIVATE" not in text
+
+
+def test_the_opening_says_whose_updates_the_operator_sees() -> None:
+    """Of twelve, three may side with the operator, so eight must answer."""
+    assert (
+        "aggregation secure: the operator sees sums alone; 8 of 12 must answer, 3 may side with the operator"
+        in opening(facts())
+    )
+    plain = opening(facts(is_summed=False))
+    assert "aggregation NOT SECURE: the operator sees each institution's update" in plain
+    assert any(line.startswith("evaluation  exact counts") for line in plain)
+    assert not any("exact counts" in line for line in opening(facts()))
 
 
 @pytest.mark.parametrize("promise", [no_claim(None), no_claim(3), claim(seed=3)])

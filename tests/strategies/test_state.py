@@ -69,7 +69,7 @@ def rounds_of(settings: Strategy, progress: Progress) -> Rounds:
     enter_run(1)
     expected = Expected(SHAPES, (2, 2), 1000, 1000, settings.needs_exact_loss)
     run = Run(NAMES, expected, NoJournal(Randomness(1)), None, lambda report: None, settings.least_replies, None)
-    return Rounds(settings.build(Federation(INSTITUTIONS, INSTITUTIONS, 0.1)), run, progress)
+    return Rounds(settings.build(Federation(INSTITUTIONS, INSTITUTIONS, 0.1), is_summed=False), run, progress)
 
 
 def reply(message: Message, round: int) -> Message:

@@ -19,6 +19,7 @@ from lepton_fl.federation.arrays import template_of
 from lepton_fl.federation.journal import NoJournal, Progress
 from lepton_fl.federation.replies import Expected
 from lepton_fl.federation.rounds import Rounds, Run
+from lepton_fl.federation.summed import sums_of
 from lepton_fl.flower import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict, enter_run
 from lepton_fl.flower import strategies as flower
 from lepton_fl.privacy.randomness import Randomness
@@ -28,9 +29,10 @@ from lepton_fl.simulation import Plan, SimConfig, plan, register_schemas, simula
 from lepton_fl.strategies import TABLE
 from lepton_fl.strategies.averaging import FedAvg, FedAvgM, FedProx, QFedAvg
 from lepton_fl.strategies.robust import Bulyan, FedMedian, FedTrimmedAvg, Krum, MultiKrum
+from lepton_fl.strategies.strategy import SUMMABLE as SAID_TO_BE_SUMMABLE
 from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY, Federation, Strategy
 
-ROUNDS = 3
+ROUNDS = 2
 NEEDS_LOSS = {"qfedavg"}
 
 
@@ -53,29 +55,38 @@ def _little_to_collect() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def plans() -> dict[str, Plan]:
-    """One plan for each privacy; calibrated once, since the strategy changes nothing of it."""
+def plans() -> dict[tuple[str, str], Plan]:
+    """One plan for each privacy, with and without secure aggregation; the noise does not depend on the strategy."""
     names = Names("heart", "logistic", "fedavg")
-    return {privacy: plan(settings(f"privacy={privacy}"), names) for privacy in ("none", "record")}
+    return {
+        (privacy, summed): plan(settings(f"privacy={privacy}", f"secure_aggregation={summed}"), names)
+        for privacy in ("none", "record")
+        for summed in ("on", "off")
+    }
 
 
 def with_strategy(base: Plan, name: str) -> Plan:
     """The same plan for another strategy, with a model that nobody has trained yet."""
-    terms = replace(base.run.terms, strategy=strategy(name))
-    facts = replace(base.run.facts, strategy=name)
-    return replace(base, run=replace(base.run, terms=terms, facts=facts))
+    run = base.run
+    terms = replace(run.terms, strategy=strategy(name))
+    sums = sums_of(terms, run.program, len(run.facts.institutions)) if terms.is_summed else None
+    return replace(base, run=replace(run, terms=terms, facts=replace(run.facts, strategy=name), sums=sums))
 
 
+SUMMABLE = {"fedadagrad", "fedadam", "fedavg", "fedavgm", "fedprox", "fedyogi", "qfedavg"}
 CHOICES = [
-    (name, privacy) for name in sorted(TABLE) for privacy in (("none",) if name in NEEDS_LOSS else ("none", "record"))
+    (name, privacy, summed)
+    for name in sorted(TABLE)
+    for privacy in (("none",) if name in NEEDS_LOSS else ("none", "record"))
+    for summed in (("on", "off") if name in SUMMABLE and privacy == "none" else ("on" if name in SUMMABLE else "off",))
 ]
 
 
-@pytest.mark.parametrize(("name", "privacy"), CHOICES)
+@pytest.mark.parametrize(("name", "privacy", "summed"), CHOICES)
 def test_a_strategy_trains_and_keeps_the_models_form(
-    name: str, privacy: str, plans: dict[str, Plan], tmp_path: Path
+    name: str, privacy: str, summed: str, plans: dict[tuple[str, str], Plan], tmp_path: Path
 ) -> None:
-    planned = with_strategy(plans[privacy], name)
+    planned = with_strategy(plans[privacy, summed], name)
     template = template_of(planned.run.program.model)
 
     outcome = simulate(planned, Folder(tmp_path), Quiet())
@@ -92,13 +103,37 @@ def test_a_strategy_trains_and_keeps_the_models_form(
     assert pooled.auc > 0.75
 
 
+@pytest.mark.parametrize("name", sorted(TABLE))
+def test_the_strategies_that_secure_aggregation_can_sum_are_those_that_it_says(name: str) -> None:
+    assert strategy(name).has_sum_form == (name in SUMMABLE) == (name in SAID_TO_BE_SUMMABLE.split(", "))
+
+
+@pytest.mark.parametrize("name", sorted({*TABLE} - SUMMABLE))
+def test_a_strategy_that_compares_single_updates_is_refused_before_anything_is_trained(name: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        plan(settings(f"strategy={name}", "privacy=none"), Names("heart", "logistic", name))
+    assert str(refusal.value) == (
+        "this strategy compares single updates, and secure aggregation shows only their sum; nothing was trained; "
+        "choose one of fedadagrad, fedadam, fedavg, fedavgm, fedprox, fedyogi, qfedavg, or secure_aggregation=off "
+        "where every policy allows it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "built_as"), [(name, "FedAvg" if name == "qfedavg" else None) for name in sorted(SUMMABLE)]
+)
+def test_a_strategy_of_sums_is_flowers_own_but_where_the_sums_hold_its_step(name: str, built_as: str | None) -> None:
+    built = strategy(name).build(Federation(8, 8, 0.5), is_summed=True)
+    assert type(built).__name__ == (built_as or TABLE[name].partition(":")[2])
+
+
 def test_an_exact_loss_strategy_is_refused_under_privacy() -> None:
     with pytest.raises(ConfigError, match="exact training loss"):
         plan(settings("strategy=qfedavg", "privacy=record"), Names("heart", "logistic", "qfedavg"))
 
 
 def test_a_plan_refuses_a_strategy_that_the_cohort_is_too_small_for() -> None:
-    config = settings("strategy=krum", "strategy.num_malicious_nodes=1", "privacy=none")
+    config = settings("strategy=krum", "strategy.num_malicious_nodes=1", "privacy=none", "secure_aggregation=off")
     with pytest.raises(ConfigError, match="num_malicious_nodes"):
         plan(config, Names("heart", "logistic", "krum"))
 
@@ -109,7 +144,7 @@ def test_the_table_and_the_yaml_files_name_the_same_strategies() -> None:
 
 @pytest.mark.parametrize("name", sorted(TABLE))
 def test_a_strategy_builds_flowers_class_of_its_name(name: str) -> None:
-    built = strategy(name).build(Federation(institutions=8, cohort_size=8, client_learning_rate=0.5))
+    built = strategy(name).build(Federation(institutions=8, cohort_size=8, client_learning_rate=0.5), is_summed=False)
     class_name = TABLE[name].partition(":")[2]
     assert type(built) is getattr(flower, class_name)
     assert class_name.lower() == name
@@ -118,7 +153,7 @@ def test_a_strategy_builds_flowers_class_of_its_name(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(TABLE))
 def test_every_setting_reaches_flower(name: str) -> None:
     chosen = strategy(name)
-    built = strategy(name).build(Federation(institutions=8, cohort_size=6, client_learning_rate=0.25))
+    built = strategy(name).build(Federation(institutions=8, cohort_size=6, client_learning_rate=0.25), is_summed=False)
     flowers_name = {"server_learning_rate": "eta"} if hasattr(built, "eta") else {}
     for field_name, value in vars(chosen).items():
         assert getattr(built, flowers_name.get(field_name, field_name)) == value
@@ -175,30 +210,32 @@ def test_a_setting_out_of_range_is_refused_by_name(name: str, setting: str, valu
 )
 def test_a_cohort_below_the_papers_bound_is_refused(too_demanding: Strategy, cohort: int, least: int) -> None:
     with pytest.raises(ConfigError, match=rf"num_malicious_nodes.* {cohort} take part") as refusal:
-        too_demanding.build(Federation(institutions=12, cohort_size=cohort, client_learning_rate=0.1))
+        too_demanding.build(Federation(institutions=12, cohort_size=cohort, client_learning_rate=0.1), is_summed=False)
     assert f"= {least} " in str(refusal.value)
-    too_demanding.build(Federation(institutions=12, cohort_size=least, client_learning_rate=0.1))
+    too_demanding.build(Federation(institutions=12, cohort_size=least, client_learning_rate=0.1), is_summed=False)
 
 
 def test_multikrum_does_not_average_more_models_than_are_honest() -> None:
     federation = Federation(institutions=5, cohort_size=5, client_learning_rate=0.1)
     with pytest.raises(ConfigError, match="num_nodes_to_select must be at most 4 and finite, got 5"):
-        MultiKrum(num_malicious_nodes=1, num_nodes_to_select=5).build(federation)
-    MultiKrum(num_malicious_nodes=1, num_nodes_to_select=4).build(federation)
+        MultiKrum(num_malicious_nodes=1, num_nodes_to_select=5).build(federation, is_summed=False)
+    MultiKrum(num_malicious_nodes=1, num_nodes_to_select=4).build(federation, is_summed=False)
 
 
 @pytest.mark.parametrize("cohort", range(3, 13))
 def test_a_trimmed_mean_that_cuts_nobody_is_refused_with_a_share_that_would_do(cohort: int) -> None:
     federation = Federation(institutions=cohort, cohort_size=cohort, client_learning_rate=0.1)
     with pytest.raises(ConfigError, match=r"strategy\.beta 0\.01 .* cuts off nobody") as refusal:
-        FedTrimmedAvg(beta=0.01).build(federation)
+        FedTrimmedAvg(beta=0.01).build(federation, is_summed=False)
     advised = float(str(refusal.value).rpartition(" ")[2])
-    FedTrimmedAvg(beta=advised).build(federation)
+    FedTrimmedAvg(beta=advised).build(federation, is_summed=False)
 
 
 def test_a_cohort_of_two_is_not_told_to_trim_an_impossible_share() -> None:
     with pytest.raises(ConfigError, match="cuts off nobody") as refusal:
-        FedTrimmedAvg(beta=0.4).build(Federation(institutions=2, cohort_size=2, client_learning_rate=0.1))
+        FedTrimmedAvg(beta=0.4).build(
+            Federation(institutions=2, cohort_size=2, client_learning_rate=0.1), is_summed=False
+        )
     assert "0.5" not in str(refusal.value)
 
 
@@ -235,7 +272,7 @@ def rounds_of(chosen: Strategy, institutions: int, start: Sequence[float] = (0.0
     enter_run(1)
     names = {node: f"hospital-{node}" for node in range(1, institutions + 1)}
     expected = Expected({"weight": (2,)}, (2, 2), 1000, 1000, chosen.needs_exact_loss)
-    inner = chosen.build(Federation(institutions, institutions, 0.1))
+    inner = chosen.build(Federation(institutions, institutions, 0.1), is_summed=False)
     run = Run(names, expected, NoJournal(Randomness(1)), None, lambda report: None, chosen.least_replies, None)
     rounds = Rounds(inner, run, Progress(ArrayRecord()))
     arrays = ArrayRecord({"weight": Array(np.array(start, dtype=np.float32))})
@@ -335,7 +372,7 @@ def test_qfedavg_with_q_zero_is_the_plain_mean() -> None:
 
 def test_a_fedprox_message_carries_mu_to_the_institutions() -> None:
     enter_run(1)
-    inner = FedProx(proximal_mu=0.3).build(Federation(2, 2, 0.1))
+    inner = FedProx(proximal_mu=0.3).build(Federation(2, 2, 0.1), is_summed=False)
     arrays = ArrayRecord({"weight": Array(np.zeros(2, dtype=np.float32))})
     messages = list(inner.configure_train(1, arrays, ConfigRecord(), Nodes(2)))  # type: ignore[arg-type]
     assert [message.content.config_records["config"]["proximal-mu"] for message in messages] == [0.3, 0.3]
