@@ -124,10 +124,12 @@ class MaskedApp:
             identities=own.identities,
             least_cohort=own.least_cohort,
         )
-        self._member = Member(own.institution, own.identity, agreed, own.source)
+        self._member = None
+        member = Member(own.institution, own.identity, agreed, own.source)
         # Refused parameters cost nothing: the round is paid after they were checked.
-        advert = self._member.advertise(params)
+        advert = member.advertise(params)
         self._compute((purpose, round, model), message)
+        self._member = member  # not before the round is paid: without that no step is answered
         return answer(message, Step(PARAMS, advert))
 
     def _compute(self, what: tuple[str, int, bytes], message: Message) -> None:

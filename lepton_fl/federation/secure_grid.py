@@ -36,6 +36,7 @@ from lepton_fl.secure_aggregation.aggregator import Aggregator, Total
 from lepton_fl.secure_aggregation.messages import RoundParams, Upload
 from lepton_fl.secure_aggregation.packing import packed_bytes
 from lepton_fl.secure_aggregation.refusals import BelowThreshold
+from lepton_fl.show import printable
 from lepton_fl.strategies.strategy import WEIGHT_KEY
 
 _log = logging.getLogger(__name__)
@@ -221,7 +222,7 @@ class _Exchange:
                 continue
             try:
                 if reply.has_error():
-                    raise BadMessage(_printable(str(reply.error.reason)))
+                    raise BadMessage(printable(str(reply.error.reason)))
                 came[name] = answered(reply, step, vector_bytes)
             except BadMessage as error:
                 self.refused[name] = str(error)
@@ -244,7 +245,3 @@ def _errors(asked: Mapping[str, Message], refused: Mapping[str, str], survivors:
         for name, message in asked.items()
         if name not in kept
     ]
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:300])
