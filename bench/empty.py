@@ -29,7 +29,7 @@ def empty_terms(rounds: int) -> Terms:
         strategy=FedAvg(),
         privacy=NoPrivacy(),
         training=training,
-        holdout=HoldOut("bench", 0.2),
+        holdout=HoldOut("bench", 0.2, 0.0),
         rounds=rounds,
         weight_cap=100_000,
         seed=None,

@@ -124,10 +124,11 @@ def draw(planned: Plan, settings: AuditSettings, randomness: Randomness) -> Cana
             "trained; lower it or raise holdout.share"
         )
     features, labels = torch.cat([one.features for one in held]), torch.cat([one.labels for one in held])
+    groups = torch.cat([_groups(one) for one in held])
     chosen = torch.from_numpy(randomness.stream("canaries").permutation(count)[: settings.canaries])
     wrong = (labels[chosen] + 1) % max(2, planned.run.program.outputs)
     was_in = randomness.stream("coins").bernoulli(settings.canaries, 0.5)
-    return Canaries(Examples(features[chosen], wrong), was_in)
+    return Canaries(Examples(features[chosen], wrong, groups=groups[chosen]), was_in)
 
 
 def planted(sites: Sequence[Site], canaries: Canaries, records_per_canary: int) -> tuple[Site, ...]:
@@ -142,8 +143,13 @@ def planted(sites: Sequence[Site], canaries: Canaries, records_per_canary: int) 
         torch.cat([own.features, added.features]),
         torch.cat([own.labels, added.labels]),
         torch.cat([subjects, numbers]),
+        torch.cat([_groups(own), _groups(added)]),
     )
     return tuple(replace(site, train=train) if site is largest else site for site in sites)
+
+
+def _groups(records: Examples) -> torch.Tensor:
+    return torch.zeros(len(records), dtype=torch.int64) if records.groups is None else records.groups
 
 
 def trained(model: nn.Module, folder: Path) -> nn.Module:

@@ -70,7 +70,7 @@ def terms(**parts: Any) -> Terms:
         "training": Training(1, 1.0, 0.5, 1.0, 0.0, 0.0, 256),
         "secure_aggregation": Off(),
         "noise": "own",
-        "holdout": HoldOut("lepton-fl/hold-out/1", 0.2),
+        "holdout": HoldOut("lepton-fl/hold-out/1", 0.2, 0.0),
         "rounds": 30,
         "weight_cap": 100000,
         "seed": None,

@@ -91,7 +91,10 @@ def records(count: int, first: int = 0, subjects: list[int] | None = None) -> Ex
 
 
 def test_canaries_that_are_in_are_subjects_of_their_own_at_the_largest_institution() -> None:
-    sites = [Site("A", records(2), records(1)), Site("B", records(3, subjects=[5, 5, 7]), records(1))]
+    sites = [
+        Site("A", records(2), records(1), records(0)),
+        Site("B", records(3, subjects=[5, 5, 7]), records(1), records(0)),
+    ]
     canaries = Canaries(records(3, first=100), np.array([True, False, True]))
     first, second = planted(sites, canaries, 2)
     assert first is sites[0]

@@ -260,7 +260,7 @@ def test_an_answer_holds_what_the_check_says_and_no_more(
     made = ClientProgram(Logistic().build(Shape((3,), 1)), 1, training, mechanism, 5, Randomness(None))
     content = RecordDict({"arrays": to_arrays(made.model), "config": ConfigRecord({"server-round": 1})})
     message = Message(content, dst_node_id=2, message_type=kind)
-    site = Site("A", examples, examples)
+    site = Site("A", examples, examples, examples.at(torch.arange(0)))
     if kind == "train":
         answer = answer_training(made, site, message, InMemory())
     else:

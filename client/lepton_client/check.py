@@ -94,7 +94,7 @@ def check(task: Tabular, holdout: HoldOut, source: DataSource, name: str) -> Fin
         task=name,
         rows=len(table[task.subject]),
         usable=len(examined.labels),
-        held_out=int(holdout.mask(subjects).sum()),
+        held_out=int((holdout.mask(subjects) | holdout.tune_mask(subjects)).sum()),
         subjects=len(set(subjects)),
         most_records=max(Counter(subjects).values()),
         institutions=_count(examined),

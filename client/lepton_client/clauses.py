@@ -165,8 +165,8 @@ def _most_of_a_run(policy: Policy, proposal: Proposal) -> Iterator[Clause]:
     )
     yield _clause(
         "run.holdout_share",
-        terms.holdout.share <= most.holdout_share,
-        f"the run holds out {terms.holdout.share:g} of the records, and {most.holdout_share:g} may be",
+        terms.holdout.held_out <= most.holdout_share,
+        f"the run holds out {terms.holdout.held_out:g} of the records, and {most.holdout_share:g} may be",
     )
     yield _clause(
         "run.compute_hours",

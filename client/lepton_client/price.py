@@ -93,7 +93,7 @@ def hours(terms: Terms, program: ClientProgram, institutions: int, clock: Callab
     Returns:
         Hours, from under a second of trying; of a model whose one step takes longer, from one step of each kind.
     """
-    own_records: float = terms.task.declared_records * (1 - terms.holdout.share) / institutions
+    own_records: float = terms.task.declared_records * (1 - terms.holdout.held_out) / institutions
     expected_batch = max(1.0, own_records * terms.training.sampling_rate)
     tried = min(program.training.physical_batch, math.ceil(expected_batch))
     shape = terms.task.shape()

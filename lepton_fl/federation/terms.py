@@ -204,7 +204,7 @@ def _expected_batch(terms: Terms, privacy: Budgeted) -> float:
     """Declared, of a step of all institutions together."""
     declared = terms.task.declared(privacy.unit)
     _refuse_large_delta(privacy, declared)
-    return float(terms.training.sampling_rate * declared * (1 - terms.holdout.share))
+    return float(terms.training.sampling_rate * declared * (1 - terms.holdout.held_out))
 
 
 def _records_per_subject(terms: Terms, privacy: Budgeted) -> int | None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from lepton_fl.errors import ConfigError
 from lepton_fl.models.shape import Shape
-from lepton_fl.tasks.images import spread, to_examples
+from lepton_fl.tasks.images import spread, to_examples, without
 from lepton_fl.tasks.task import Loaded, Request, Task
 
 _BRIGHTEST = 16  # declared: pixels count set bits in 4 x 4 blocks
@@ -30,5 +28,8 @@ class Digits(Task):
             raise ConfigError("task=digits needs scikit-learn; install lepton-fl[sim]") from error
         bunch = load_digits()
         examples = to_examples(bunch.images, bunch.target, _BRIGHTEST)
-        held = torch.from_numpy(request.holdout.mask([f"digits/{row}" for row in range(len(examples))]))
-        return spread(examples.at((~held).nonzero()[:, 0]), examples.at(held.nonzero()[:, 0]), self.made_up(request))
+        subjects = [f"digits/{row}" for row in range(len(examples))]
+        held, tunes = request.holdout.mask(subjects), request.holdout.tune_mask(subjects)
+        rest, holdout = without(examples, held)
+        train, tune = without(rest, tunes[~held])
+        return spread(train, holdout, tune, self.made_up(request))

@@ -17,12 +17,20 @@ def to_examples(pixels: npt.NDArray[np.generic], labels: npt.NDArray[np.generic]
     return Examples(torch.from_numpy(scaled), torch.from_numpy(labels.astype(np.int64)))
 
 
-def spread(train: Examples, holdout: Examples, made_up: tuple[Partition, int]) -> Loaded:
-    """Made-up institutions with a part of each; both parts follow the same draw; an image is its own subject."""
+def without(examples: Examples, left_out: npt.NDArray[np.bool_]) -> tuple[Examples, Examples]:
+    """The examples that are not left out, and those that are."""
+    out = torch.from_numpy(left_out)
+    return examples.at((~out).nonzero()[:, 0]), examples.at(out.nonzero()[:, 0])
+
+
+def spread(train: Examples, holdout: Examples, tune: Examples, made_up: tuple[Partition, int]) -> Loaded:
+    """Made-up institutions with a part of each; all parts follow the same draw; an image is its own subject."""
     partition, institutions = made_up
     parts = [
         (part, torch.from_numpy(partition.assign(part.labels.numpy(), _subjects(kind, len(part)), institutions)))
-        for kind, part in (("train", train), ("hold-out", holdout))
+        if len(part)
+        else (part, torch.zeros(0))
+        for kind, part in (("train", train), ("hold-out", holdout), ("tune", tune))
     ]
     return Loaded(
         tuple(

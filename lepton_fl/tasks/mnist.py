@@ -1,6 +1,7 @@
 """MNIST from the standard IDX files, plain or gzip, in `data.dir`; never part of this package.
 
-The hold-out is the standard test set, so that an accuracy can be compared with published ones. Layout:
+The hold-out is the standard test set, so that an accuracy can be compared with published ones; what choices during
+training are made with is taken from the training set. Layout:
 LeCun et al., "The MNIST database of handwritten digits": big-endian magic, sizes, then bytes.
 """
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from lepton_fl.errors import ConfigError, DataError
 from lepton_fl.models.shape import Shape
-from lepton_fl.tasks.images import spread, to_examples
+from lepton_fl.tasks.images import spread, to_examples, without
 from lepton_fl.tasks.task import Loaded, Request, Task
 from lepton_fl.training.examples import Examples
 
@@ -41,7 +42,10 @@ class Mnist(Task):
                 "task=mnist needs the four IDX files; nothing was read; give data.dir=FOLDER (see docs/data.md)"
             )
         folder = Path(request.source.dir).expanduser()
-        return spread(_read_pair(folder, "train"), _read_pair(folder, "t10k"), self.made_up(request))
+        learned = _read_pair(folder, "train")
+        tunes = request.holdout.tune_mask([f"mnist/{row}" for row in range(len(learned))])
+        train, tune = without(learned, tunes)
+        return spread(train, _read_pair(folder, "t10k"), tune, self.made_up(request))
 
 
 def _read_pair(folder: Path, part: str) -> Examples:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,16 +27,32 @@ def hash_fraction(key: str, subject: str) -> float:
 
 @dataclass
 class HoldOut:
-    """Which subjects are never trained on."""
+    """Which subjects are never trained on: those that figures come from, and those that choices during training do."""
 
     key: str  # one for all institutions and runs; another key is another split
-    share: float  # of subjects held out, in (0, 1)
+    share: float  # of subjects held out for figures alone, in (0, 1)
+    tune: float  # a further share, held out for choices during training, in [0, 1 - share)
 
     def __post_init__(self) -> None:
         if not self.key:
             raise ConfigError("holdout.key must not be empty")
         if not 0 < self.share < 1:
             raise ConfigError(f"holdout.share must lie between 0 and 1, got {self.share}")
+        if not 0 <= self.tune < 1 - self.share:
+            raise ConfigError(
+                f"holdout.tune must be at least 0 and leave subjects to train on beside holdout.share {self.share:g}, "
+                f"got {self.tune}"
+            )
+
+    @property
+    def held_out(self) -> float:
+        """Share of subjects that are not trained on, to twelve decimals."""
+        return round(self.share + self.tune, 12)
+
+    @property
+    def sha256(self) -> str:
+        """Which split this is, hex: of another one the same subjects may have been on another side."""
+        return hashlib.sha256(json.dumps([self.key, self.share, self.tune]).encode()).hexdigest()
 
     def holds(self, subject: str) -> bool:
         """True if this subject's hash fraction lies below `share`."""
@@ -44,6 +61,14 @@ class HoldOut:
     def mask(self, subjects: Sequence[str]) -> npt.NDArray[np.bool_]:
         """`holds` of each subject."""
         return np.fromiter((self.holds(subject) for subject in subjects), dtype=np.bool_, count=len(subjects))
+
+    def tunes(self, subject: str) -> bool:
+        """True if this subject's hash fraction lies in [`share`, `share` + `tune`)."""
+        return self.share <= hash_fraction(self.key, subject) < self.share + self.tune
+
+    def tune_mask(self, subjects: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """`tunes` of each subject."""
+        return np.fromiter((self.tunes(subject) for subject in subjects), dtype=np.bool_, count=len(subjects))
 
 
 @dataclass

@@ -6,7 +6,7 @@ preflight that passes is a run that starts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 
 from lepton_fl.errors import ConfigError, DataError
 from lepton_fl.models.shape import Shape
+from lepton_fl.tasks.groups import UNKNOWN, Attribute, Groups
 from lepton_fl.tasks.schema import Column, Label, one_hot, plain, quoting_hint, scale
 from lepton_fl.tasks.table import FIRST_ROW, Text, read_columns
 from lepton_fl.tasks.task import DataSource, Loaded, Request, Task, Warned
@@ -32,6 +33,8 @@ class Tabular(Task):
     institution: str | None  # column with the institution's name; null: made up by `partition`
     missing: list[str]  # texts that mean "not known", besides an empty cell
     file: str | None  # a table that ships with the package; null: data.path
+    # Declared values of those sensitive columns that are no feature; the others are declared among the columns.
+    sensitive_values: dict[str, list[str]] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,22 +51,46 @@ class Tabular(Task):
                     f"task.columns has {name}, which is the label, the subject or the institution; as a feature "
                     "it would give the answer away; remove it there"
                 )
+        self.groups()
 
     def shape(self) -> Shape:
         """See `Task.shape`."""
         classes = len(self.label.values)
         return Shape((sum(column.width for column in self.columns.values()),), 1 if classes == 2 else classes)
 
+    def groups(self) -> Groups:
+        """See `Task.groups`."""
+        return Groups(
+            tuple(
+                Attribute(name, tuple(value for value in self._values(name) if value != UNKNOWN))
+                for name in self.sensitive
+            )
+        )
+
+    def _values(self, name: str) -> list[str]:
+        """Declared, of a sensitive column."""
+        feature = self.columns.get(name)
+        values = self.sensitive_values.get(name) if feature is None else feature.values
+        if values is None or (feature is not None and name in self.sensitive_values):
+            raise ConfigError(
+                f"task.sensitive has {name}, whose groups are not declared once; nothing was read; declare its values "
+                "in task.columns if it is a categorical feature, else in task.sensitive_values; for a number, add a "
+                "column of bands to the table"
+            )
+        return values
+
     def load(self, request: Request) -> Loaded:
         """See `Task.load`."""
         table = self.read(request.source)
         examined = examine(self, table)
         places, names = self._institutions(examined, request)
-        held = request.holdout.mask([plain(subject) for subject in examined.subjects.tolist()])
+        subjects = [plain(subject) for subject in examined.subjects.tolist()]
+        held, tune = request.holdout.mask(subjects), request.holdout.tune_mask(subjects)
+        parts = (~held & ~tune, held, tune)
         sites = []
         for number, name in enumerate(names):
             here = places == number
-            sites.append(Site(name, examined.examples_where(here & ~held), examined.examples_where(here & held)))
+            sites.append(Site(name, *(examined.examples_where(here & part) for part in parts)))
         _refuse_unusable(sites)
         return Loaded(tuple(sites), examined.warnings)
 
@@ -104,6 +131,7 @@ class Examined:
     subjects: Text  # [n]
     institutions: Text | None  # [n]
     sensitive: dict[str, Text]  # per sensitive column [n], empty where not known
+    groups: npt.NDArray[np.int64]  # [n], cell of the task's groups
     missing: dict[str, int]  # per feature column
     warnings: tuple[Warned, ...]
 
@@ -114,6 +142,7 @@ class Examined:
             torch.from_numpy(self.features[chosen]),
             torch.from_numpy(self.labels[chosen]),
             torch.from_numpy(subjects.astype(np.int64)),
+            torch.from_numpy(self.groups[chosen]),
         )
 
 
@@ -151,15 +180,32 @@ def examine(task: Tabular, table: dict[str, Text]) -> Examined:
         what = "a subject with an earlier record; privacy=record protects each record, privacy=patient the subject"
         warnings.append(Warned(what, task.subject, repeated, int(rows[again[0]])))
     institutions = table[task.institution] if task.institution is not None else None
+    sensitive, groups, found = _groups(task, table, rows)
     return Examined(
         features=np.concatenate(blocks, axis=1),
         labels=labels,
         subjects=subjects,
         institutions=institutions,
-        sensitive={name: np.where(_is_missing(table[name], task.missing), "", table[name]) for name in task.sensitive},
+        sensitive=sensitive,
+        groups=groups,
         missing={name: int(_is_missing(table[name], task.missing).sum()) for name in task.columns},
-        warnings=tuple(warnings),
+        warnings=(*warnings, *found),
     )
+
+
+def _groups(
+    task: Tabular, table: dict[str, Text], rows: npt.NDArray[np.int64]
+) -> tuple[dict[str, Text], npt.NDArray[np.int64], list[Warned]]:
+    """Each sensitive column, empty where it is not known; the cell of each record; and what is no declared group."""
+    groups, sensitive, codes, warnings = task.groups(), {}, {}, []
+    for one in groups.attributes:
+        missing = _is_missing(table[one.name], task.missing)
+        sensitive[one.name] = np.where(missing, "", table[one.name])
+        codes[one.name] = _codes(table[one.name], list(one.values))
+        if one.name not in task.columns:  # as a feature it was warned about
+            unknown = (codes[one.name] < 0) & ~missing & (table[one.name] != UNKNOWN)
+            warnings += _warned("undeclared group, taken as unknown", one.name, unknown, rows)
+    return sensitive, groups.codes(codes) if groups.attributes else np.zeros(len(rows), dtype=np.int64), warnings
 
 
 def _labels(task: Tabular, text: Text, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], list[Warned]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from lepton_fl.errors import ConfigError
 from lepton_fl.models.shape import Shape
+from lepton_fl.tasks.groups import Groups
 from lepton_fl.tasks.split import HoldOut, Partition
 from lepton_fl.training.examples import Site
 
@@ -81,6 +82,10 @@ class Task:
     def shape(self) -> Shape:
         """Of one record and of the model's outputs, known from the declaration alone."""
         raise NotImplementedError
+
+    def groups(self) -> Groups:
+        """Whose figures are compared, known from the declaration alone; here everybody is one group."""
+        return Groups(())
 
     def load(self, request: Request) -> Loaded:
         """Read, check, encode, split; raises `DataError` naming the column and row."""

@@ -15,27 +15,33 @@ class Examples:
     features: Tensor
     labels: Tensor
     subjects: Tensor | None = None  # int64 [n] on the CPU, whom each is about, by any number; None: each its own
+    groups: Tensor | None = None  # int64 [n] on the CPU, cell of the task's groups; None: everybody in cell 0
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def at(self, index: Tensor) -> Examples:
         """The records at these positions, int64 [m], in this order."""
-        subjects = None if self.subjects is None else self.subjects.index_select(0, index)
-        return Examples(self.features.index_select(0, index), self.labels.index_select(0, index), subjects)
+        return Examples(
+            self.features.index_select(0, index),
+            self.labels.index_select(0, index),
+            None if self.subjects is None else self.subjects.index_select(0, index),
+            None if self.groups is None else self.groups.index_select(0, index),
+        )
 
     def to(self, device: torch.device) -> Examples:
         """The same records on that device; no copy where they are there already."""
-        return Examples(self.features.to(device), self.labels.to(device), self.subjects)
+        return Examples(self.features.to(device), self.labels.to(device), self.subjects, self.groups)
 
 
 @dataclass(frozen=True)
 class Site:
-    """One institution's records: to learn from, and held out (no subject is in both)."""
+    """One institution's records: to learn from, and held out twice over (no subject is in two of them)."""
 
     institution: str
     train: Examples
-    holdout: Examples
+    holdout: Examples  # for figures alone
+    tune: Examples  # for choices during training; empty where `holdout.tune` is 0
 
 
 def per_record_loss(outputs: Tensor, labels: Tensor) -> Tensor:

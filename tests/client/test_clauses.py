@@ -131,7 +131,7 @@ VIOLATIONS = [
     violation("budget.epsilon", "nan after the run", known=priced(epsilon_after=float("nan"))),
     violation("run.epsilon", "epsilon 1.1 at delta 0.0001, and 1 may be", record(epsilon=1.1)),
     violation("run.rounds", "31 rounds, and 30 may be", {"rounds": 31}),
-    violation("run.holdout_share", "holds out 0.21 of the records, and 0.2 may", {"holdout": HoldOut("k", 0.21)}),
+    violation("run.holdout_share", "holds out 0.21 of the records, and 0.2 may", {"holdout": HoldOut("k", 0.21, 0.0)}),
     violation("run.compute_hours", "about 2.1 h here, and 2 h may be", known=priced(hours=2.1)),
     violation(
         "may_leave", "without noised-update, and only exact", policy=lambda p: replace(p, may_leave=["exact-counts"])
@@ -173,7 +173,7 @@ ACCEPTABLE = st.builds(
     dict,
     rounds=st.integers(1, 30),
     privacy=st.builds(RecordPrivacy, st.floats(0.01, 1.0), st.floats(1e-9, 1e-4), st.floats(0.1, 9.0)),
-    holdout=st.builds(HoldOut, st.just("k"), st.floats(0.01, 0.2)),
+    holdout=st.builds(HoldOut, st.just("k"), st.floats(0.01, 0.2), st.just(0.0)),
     weight_cap=st.integers(1, 10**6),
 )
 KNOWN = st.builds(

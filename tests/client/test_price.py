@@ -100,7 +100,7 @@ def test_energy_is_the_hours_at_the_power_of_the_policy() -> None:
 def random_site(made: ClientProgram, count: int) -> Site:
     features = next(made.model.parameters()).shape[1]
     examples = Examples(torch.rand(count, features), torch.arange(count) % 2)
-    return Site("Cleveland", examples, examples)
+    return Site("Cleveland", examples, examples, examples)
 
 
 def message(made: ClientProgram, kind: str) -> Message:

@@ -15,7 +15,9 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from torch import Tensor, nn
 
 from lepton_fl.evaluation.counts import LARGEST_LOSS, Counts, count, table_shape
-from lepton_fl.evaluation.metrics import SCORE_BINS, Metrics, auc, from_counts
+from lepton_fl.evaluation.histogram import Histogram, Layout
+from lepton_fl.evaluation.metrics import SCORE_BINS, Metrics, auc, from_counts, metrics_of
+from lepton_fl.tasks.groups import Attribute, Groups
 from lepton_fl.training.examples import Examples
 
 
@@ -141,3 +143,38 @@ def test_counts_add_up_over_any_partition_of_the_records(owners: list[int], outp
     assert parts.records == len(owners)
     assert from_counts(parts).accuracy == from_counts(whole).accuracy
     assert from_counts(parts).auc == from_counts(whole).auc
+
+
+SEX = Groups((Attribute("sex", ("f", "m")),))
+
+
+def test_a_rounds_figures_are_of_all_groups_together() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 20, (3, 2, 20))
+    found = metrics_of(Histogram(Layout(SEX, 2, 20), table, 0.0))
+    pooled = table.sum(axis=0)
+    rows = [(label, (place + 0.5) / 20, int(pooled[label, place])) for label in (0, 1) for place in range(20)]
+    labels, scores, weights = (np.array(column) for column in zip(*rows, strict=True))
+    assert found.records == table.sum()
+    assert found.accuracy == pytest.approx(accuracy_score(labels, scores >= 0.5, sample_weight=weights), abs=1e-12)
+    assert found.auc == pytest.approx(roc_auc_score(labels, scores, sample_weight=weights), abs=1e-12)
+    assert found.loss == pytest.approx(log_loss(labels, scores, sample_weight=weights), abs=1e-12)
+
+
+def test_two_bins_have_an_accuracy_and_neither_an_order_nor_a_loss() -> None:
+    table = np.array([[[30, 10], [5, 15]]])
+    assert metrics_of(Histogram(Layout(Groups(()), 2, 2), table, 0.0)) == Metrics(60, 0.75, None, None)
+
+
+def test_of_more_classes_the_diagonal_is_right() -> None:
+    table = np.array([[[5, 1, 0], [0, 6, 1], [2, 0, 5]]])
+    assert metrics_of(Histogram(Layout(Groups(()), 3, 3), table, 0.0)) == Metrics(20, 0.8, None, None)
+
+
+def test_noised_counts_that_say_too_little_give_no_figure() -> None:
+    layout = Layout(Groups(()), 2, 2)
+    # Noise of variance 25 in four cells: a sum of at least 5 * 10 is shown.
+    assert metrics_of(Histogram(layout, np.array([[[20, 4], [5, 20]]]), 25.0)) == Metrics(49, None, None, None)
+    assert metrics_of(Histogram(layout, np.array([[[21, 4], [5, 20]]]), 25.0)).accuracy == pytest.approx(41 / 50)
+    assert metrics_of(Histogram(layout, np.array([[[-9, 4], [-5, 0]]]), 25.0)) == Metrics(0, None, None, None)
+    assert metrics_of(Histogram(layout, np.zeros((1, 2, 2), dtype=np.int64), 0.0)) == Metrics(0, None, None, None)

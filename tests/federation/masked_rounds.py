@@ -46,7 +46,7 @@ def site_of(name: str) -> Site:
     numbers = torch.Generator().manual_seed(ord(name[0]))
     count, features = 10 * (1 + NAMES.index(name)), next(made()[0].model.parameters()).shape[1]
     examples = Examples(torch.rand(count, features, generator=numbers), torch.arange(count) % 2)
-    return Site(name, examples, examples)
+    return Site(name, examples, examples, examples)
 
 
 @dataclass

@@ -6,6 +6,7 @@ import gzip
 import os
 import struct
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def mnist(institutions: int = 2) -> Mnist:
 
 
 def request(folder: Path | str | None) -> Request:
-    return Request(DataSource(None, None if folder is None else str(folder)), HoldOut("key", 0.2), None)
+    return Request(DataSource(None, None if folder is None else str(folder)), HoldOut("key", 0.2, 0.0), None)
 
 
 def write_pair(folder: Path, part: str, labels: list[int], images: int | None = None) -> None:
@@ -143,6 +144,16 @@ def test_the_standard_test_set_is_the_hold_out_and_pixels_lie_between_zero_and_o
     assert sum(len(site.holdout) for site in sites) == 20
     assert tuple(sites[0].train.features.shape[1:]) == mnist().shape().features == (1, 28, 28)
     assert sites[0].train.features[0, 0, 0, :4].tolist() == [0.0, 1.0, 0.0, 1.0]
+
+
+def test_what_choices_are_made_with_is_taken_from_the_training_set(tmp_path: Path) -> None:
+    write_pair(tmp_path, "train", [0, 1] * 40)
+    write_pair(tmp_path, "t10k", [0, 1] * 10)
+    sites = mnist().load(replace(request(tmp_path), holdout=HoldOut("key", 0.2, 0.3))).sites
+    tuned = HoldOut("key", 0.2, 0.3).tune_mask([f"mnist/{row}" for row in range(80)]).sum()
+    assert sum(len(site.tune) for site in sites) == tuned > 10
+    assert sum(len(site.train) for site in sites) == 80 - tuned
+    assert sum(len(site.holdout) for site in sites) == 20
 
 
 @pytest.mark.parametrize("change", ["fewer images", "a label of 10", "small images"])

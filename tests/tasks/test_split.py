@@ -37,27 +37,27 @@ def sizes(assigned: np.ndarray[tuple[int], np.dtype[np.int64]], institutions: in
 @pytest.mark.parametrize("subject", ["HD0001", "AD48842", "", "Müller", "patient 1\n"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_subject_is_held_out_where_its_keyed_hash_lies_below_the_share(subject: str, share: float) -> None:
-    assert HoldOut(KEY, share).holds(subject) == (as_fraction(KEY, subject) < share)
+    assert HoldOut(KEY, share, 0.0).holds(subject) == (as_fraction(KEY, subject) < share)
 
 
 def test_the_shipped_hold_out_never_changes() -> None:
-    held = [number for number in range(1, 21) if HoldOut(KEY, 0.2).holds(f"HD{number:04d}")]
+    held = [number for number in range(1, 21) if HoldOut(KEY, 0.2, 0.0).holds(f"HD{number:04d}")]
     assert held == [1, 6, 17, 19]
 
 
 def test_about_the_declared_share_of_subjects_is_held_out() -> None:
     # One standard deviation is sqrt(0.2 * 0.8 / 20,000) = 0.0028.
-    assert HoldOut(KEY, 0.2).mask(IDS).mean() == pytest.approx(0.2, abs=4 * 0.0028)
+    assert HoldOut(KEY, 0.2, 0.0).mask(IDS).mean() == pytest.approx(0.2, abs=4 * 0.0028)
 
 
 def test_another_key_is_another_split() -> None:
-    one, other = HoldOut("a", 0.2).mask(IDS), HoldOut("b", 0.2).mask(IDS)
+    one, other = HoldOut("a", 0.2, 0.0).mask(IDS), HoldOut("b", 0.2, 0.0).mask(IDS)
     # Independent splits share 0.2 * 0.2 of the subjects.
     assert (one & other).mean() == pytest.approx(0.04, abs=4 * math.sqrt(0.04 * 0.96 / 20_000))
 
 
 def test_a_larger_share_only_adds_subjects() -> None:
-    small, large = HoldOut(KEY, 0.2).mask(IDS), HoldOut(KEY, 0.4).mask(IDS)
+    small, large = HoldOut(KEY, 0.2, 0.0).mask(IDS), HoldOut(KEY, 0.4, 0.0).mask(IDS)
     assert bool(np.all(large[small]))
 
 
@@ -65,19 +65,19 @@ def test_a_larger_share_only_adds_subjects() -> None:
 def test_a_subjects_side_does_not_depend_on_the_other_subjects(
     subject: str, before: list[str], after: list[str]
 ) -> None:
-    holdout = HoldOut(KEY, 0.5)
+    holdout = HoldOut(KEY, 0.5, 0.0)
     assert holdout.mask([*before, subject, *after])[len(before)] == holdout.holds(subject)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 2.0, math.nan])
 def test_a_share_that_holds_out_nobody_or_everybody_is_refused(share: float) -> None:
     with pytest.raises(ConfigError, match=r"holdout\.share"):
-        HoldOut(KEY, share)
+        HoldOut(KEY, share, 0.0)
 
 
 def test_an_empty_key_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"holdout\.key"):
-        HoldOut("", 0.2)
+        HoldOut("", 0.2, 0.0)
 
 
 def people(count: int) -> list[str]:
@@ -146,3 +146,32 @@ def test_removing_a_record_moves_no_other() -> None:
     whole = partition(1.0).assign(labels, people(2_000), 4)
     without = partition(1.0).assign(labels[1:], people(2_000)[1:], 4)
     assert whole[1:].tolist() == without.tolist()
+
+
+@pytest.mark.parametrize("tune", [-0.1, 0.8, 1.0, math.nan])
+def test_a_tune_share_that_leaves_nobody_to_train_on_is_refused(tune: float) -> None:
+    with pytest.raises(ConfigError, match=r"holdout\.tune"):
+        HoldOut(KEY, 0.2, tune)
+
+
+@given(st.text(), st.floats(0.01, 0.5), st.floats(0.0, 0.4))
+def test_a_subject_is_on_one_side_and_a_tune_share_takes_from_training_alone(
+    subject: str, share: float, tune: float
+) -> None:
+    holdout, fraction = HoldOut(KEY, share, tune), as_fraction(KEY, subject)
+    assert holdout.holds(subject) == HoldOut(KEY, share, 0.0).holds(subject)
+    assert holdout.tunes(subject) == (share <= fraction < share + tune)
+    assert not (holdout.holds(subject) and holdout.tunes(subject))
+
+
+def test_about_the_declared_share_of_subjects_is_kept_for_choices() -> None:
+    holdout = HoldOut(KEY, 0.2, 0.1)
+    assert holdout.tune_mask(IDS).mean() == pytest.approx(0.1, abs=4 * math.sqrt(0.09 / 20_000))
+    assert not (holdout.mask(IDS) & holdout.tune_mask(IDS)).any()
+    assert holdout.held_out == 0.3
+
+
+def test_a_split_is_named_by_its_key_and_shares() -> None:
+    names = {HoldOut(*made).sha256 for made in [("a", 0.2, 0.0), ("b", 0.2, 0.0), ("a", 0.3, 0.0), ("a", 0.2, 0.1)]}
+    assert len(names) == 4
+    assert HoldOut("a", 0.2, 0.0).sha256 in names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ CANARY = "SECRET-7"
 HEADER = "id,age,sex,ill\n"
 GOOD = HEADER + "p1,40,f,0\np2,60,m,1\n"
 ENCODED = [[0.0, 0.0, 1.0, 0.0, 0.0], [0.5, 0.0, 0.0, 1.0, 0.0]]  # of GOOD's two rows
-HOLDOUT = HoldOut("key", 0.3)
+HOLDOUT = HoldOut("key", 0.3, 0.0)
 
 
 def task(**changed: Any) -> Tabular:
@@ -233,7 +234,50 @@ def test_a_missing_column_is_named_with_the_nearest_one(tmp_path: Path) -> None:
 
 
 def test_a_missing_sensitive_column_is_refused_too(tmp_path: Path) -> None:
-    assert "no column ethnicity" in refusal(csv(tmp_path, GOOD), sensitive=["ethnicity"])
+    declared = {"sensitive": ["ethnicity"], "sensitive_values": {"ethnicity": ["a", "b"]}}
+    assert "no column ethnicity" in refusal(csv(tmp_path, GOOD), **declared)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"sensitive": ["ethnicity"]},
+        {"sensitive": ["age"]},
+        {"sensitive": ["sex"], "sensitive_values": {"sex": ["f", "m"]}},
+    ],
+    ids=["nowhere declared", "a number", "declared twice"],
+)
+def test_a_sensitive_column_without_one_declaration_of_its_groups_is_refused(changed: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"nothing was read; declare its values in task\.columns"):
+        task(**changed)
+
+
+def test_a_record_falls_in_the_crossed_group_of_its_sensitive_values(tmp_path: Path) -> None:
+    text = "id,age,sex,ill,origin\n" + "".join(
+        f"p{row},40,{sex},{row % 2},{origin}\n"
+        for row, (sex, origin) in enumerate([("f", "x"), ("f", "?"), ("m", "y"), ("", "x"), ("m", "other")])
+    )
+    changed = {"sensitive": ["sex", "origin"], "sensitive_values": {"origin": ["x", "y", "unknown"]}}
+    assert task(**changed).groups().shape == (3, 3)
+    # Cells by sex (f, m, unknown) and origin (x, y, unknown).
+    found = examined(csv(tmp_path, text), **changed)
+    assert found.groups.tolist() == [0, 2, 4, 6, 5]
+    assert [str(one) for one in found.warnings] == [
+        "column origin: undeclared group, taken as unknown (1 rows, first in row 6)"
+    ]
+
+
+def test_every_part_of_a_site_has_the_groups_of_its_records(tmp_path: Path) -> None:
+    text = HEADER + "".join(f"p{row},40,{'fm'[row % 2]},{row // 2 % 2}\n" for row in range(400))
+    wanted = replace(request(csv(tmp_path, text)), holdout=HoldOut("key", 0.3, 0.2))
+    sites = task(sensitive=["sex"]).load(wanted).sites
+    for part in [part for site in sites for part in (site.train, site.holdout, site.tune)]:
+        assert part.groups is not None
+        # The second and third features are the declared values f and m.
+        assert part.groups.tolist() == part.features[:, 3].long().tolist()
+    sizes = [sum(len(getattr(site, part)) for site in sites) for part in ("train", "holdout", "tune")]
+    assert sum(sizes) == 400
+    assert sizes == pytest.approx([200, 120, 80], abs=4 * 10)
 
 
 def test_a_table_without_a_header_is_refused_without_showing_its_first_row(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees
 @pytest.mark.parametrize("mechanism", [MECHANISM, None], ids=["private", "plain"])
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_a_seeded_round_on_a_gpu_is_that_of_the_cpu(name: str, mechanism: Mechanism | None) -> None:
-    site, replies = Site("A", records(name), records(name)), []
+    site, replies = Site("A", records(name), records(name), records(name)), []
     for device in (CPU, choose("cuda")):
         made = program(name, mechanism).on(device)
         reply = answer_training(made, site, asked(made.model, "train"), InMemory())
@@ -243,7 +243,7 @@ def test_a_seeded_round_on_a_gpu_is_that_of_the_cpu(name: str, mechanism: Mechan
 
 @needs_gpu
 def test_counts_on_a_gpu_are_those_of_the_cpu() -> None:
-    site, found = Site("A", records("cnn"), records("cnn")), []
+    site, found = Site("A", records("cnn"), records("cnn"), records("cnn")), []
     for device in (CPU, choose("cuda")):
         made = program("cnn", None).on(device)
         reply = answer_evaluation(made, site, asked(made.model, "evaluate"))
