@@ -23,6 +23,7 @@ LAYERS = [
     {"lepton_fl.federation"},
     {"lepton_fl.plugins"},
     {"lepton_fl.results"},
+    {"lepton_fl.evidence"},
     {"lepton_fl.run"},
     {"lepton_fl.simulation"},
     {"lepton_fl.audit"},
@@ -40,6 +41,7 @@ DOORS = {
     "pyarrow": {"lepton_fl.tasks.table"},
     "matplotlib": {"lepton_fl.results.curve"},
     "prometheus_client": {"lepton_fl.prometheus"},
+    "rfc8785": {"lepton_fl.evidence.canonical"},
 }
 
 NEVER = {"pickle", "cloudpickle", "dill", "shelve", "marshal"}

@@ -74,6 +74,7 @@ class Contract:
     neighbouring_relation: str | None
     secure_aggregation: bool
     identities: dict[str, str]  # under secure aggregation, each institution's public key, Ed25519, hex
+    log_key: str  # public key that signs the log's heads, Ed25519, hex; empty where the operator keeps no log
     software: dict[str, str]  # the operator's versions
     terms: dict[
         str, Any
@@ -91,6 +92,7 @@ class Parties:
     institutions: tuple[str, ...]
     least_cohort: int  # of a round
     identities: dict[str, bytes]  # public keys for secure aggregation; empty without
+    log_key: bytes = b""  # that signs the log's heads; empty: the operator keeps no log
 
 
 def offer(terms: Terms, run_id: int, federation: str, who: Parties, purpose: Purpose) -> Contract:
@@ -107,6 +109,7 @@ def offer(terms: Terms, run_id: int, federation: str, who: Parties, purpose: Pur
         neighbouring_relation=terms.privacy.neighbouring_relation,
         secure_aggregation=terms.is_summed,
         identities={name: who.identities[name].hex() for name in who.institutions} if terms.is_summed else {},
+        log_key=who.log_key.hex(),
         software={name: version(name) for name in _SOFTWARE},
         terms=json.loads(to_json(terms)),
     )
@@ -201,6 +204,8 @@ def _typed(document: dict[str, Any]) -> Contract:
     identities = document["identities"]
     is_keys = isinstance(identities, dict) and all(isinstance(one, str) for one in identities.values())
     _demand(is_keys and all(_IDENTITY.fullmatch(one) for one in identities.values()), "identities")
+    log_key = document["log_key"]
+    _demand(log_key == "" or (isinstance(log_key, str) and bool(_IDENTITY.fullmatch(log_key))), "log_key")
     for name in ("run_id", "least_cohort"):
         _demand(type(document[name]) is int and document[name] >= 1, name)
     for name in ("federation", "unit"):

@@ -1,0 +1,1 @@
+"""What anyone can check later: the log, its proofs, and what is written from them."""
