@@ -17,7 +17,7 @@ help: ## this list
 	touch $@
 
 demo: .venv/installed ## four hospitals train a private model; results in outputs/demo
-	$(BIN)/lepton-sim output=outputs/demo
+	$(BIN)/lepton-sim evaluation=exact evaluation.every=1 output=outputs/demo
 
 test: .venv/installed ## the test suite
 	$(BIN)/python -m pytest
@@ -28,6 +28,7 @@ test-slow: .venv/installed ## the tests that take long
 bench: .venv/installed ## measure again what bench/results holds
 	$(BIN)/python bench/link.py
 	$(BIN)/python bench/ledger.py
+	$(BIN)/python bench/log.py
 	$(BIN)/python bench/self_test.py
 	$(BIN)/python bench/heart.py
 	$(BIN)/python bench/secure_aggregation.py

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from lepton_fl.federation.terms import Terms
+from lepton_fl.evaluation.settings import Exact
+from lepton_fl.fairness.settings import NoFairness
+from lepton_fl.federation.terms import OWN, Terms
 from lepton_fl.models.logistic import Logistic
 from lepton_fl.models.shape import Shape
 from lepton_fl.privacy.units import NoPrivacy
+from lepton_fl.secure_aggregation.settings import Off
 from lepton_fl.strategies.averaging import FedAvg
 from lepton_fl.tasks.split import HoldOut
 from lepton_fl.tasks.task import Task
@@ -29,6 +32,10 @@ def empty_terms(rounds: int) -> Terms:
         strategy=FedAvg(),
         privacy=NoPrivacy(),
         training=training,
+        fairness=NoFairness(),
+        secure_aggregation=Off(),
+        evaluation=Exact(every=1, bins=20, confidence=0.95),
+        noise=OWN,
         holdout=HoldOut("bench", 0.2, 0.0),
         rounds=rounds,
         weight_cap=100_000,

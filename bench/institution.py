@@ -20,18 +20,19 @@ from lepton_client.ledger import Ledger
 from lepton_client.policy import BY_POLICY, OPTIONAL, Budget, MostOfARun, Policy
 from lepton_client.stream import Instruction, Stream
 
-from lepton_fl.evaluation.counts import table_shape
+from lepton_fl.energy.meter import of_this_machine
+from lepton_fl.evaluation.metrics import SCORE_BINS
 from lepton_fl.federation.codec import Route, decode, encode
 from lepton_fl.federation.contract import PLAIN_UPDATE, RECORD_COUNT, Contract, Purpose
 from lepton_fl.federation.drift import Agreed
 from lepton_fl.flower import ClientApp, Context, Message, MessageType, MetricRecord, RecordDict, enter_run
-from lepton_fl.privacy.books import Declared
+from lepton_fl.privacy.books import TRAINED_ON, Declared
 from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY
 from lepton_fl.tasks.task import DataSource
 from lepton_fl.v1.federation_pb2 import Welcome
 
 _PLANNED = 1_000_000  # rounds; a bench ends before
-_ROWS, _COLUMNS = table_shape(outputs=1)
+_CELLS = 2 * SCORE_BINS  # of two labels
 _POLICY = Policy(
     data_set="none",
     budget=Budget("record", 1.0, 1e-5),
@@ -51,13 +52,13 @@ _POLICY = Policy(
 
 
 def prompt_answer(message: Message) -> Message:
-    """The very arrays that came, or counts of nobody."""
+    """The very arrays that came, or counts of two records."""
     if message.metadata.message_type == MessageType.TRAIN:
         metrics = MetricRecord({WEIGHT_KEY: 1, TRAIN_LOSS_KEY: 0.5})
         content = RecordDict({"arrays": message.content.array_records["arrays"], "metrics": metrics})
         return Message(content, reply_to=message)
-    counts = [1] + [0] * (_ROWS * _COLUMNS - 2) + [1]
-    metrics = MetricRecord({WEIGHT_KEY: 2, "loss-sum": 1.0, "counts": counts})
+    scores = [1] + [0] * (_CELLS - 2) + [1]
+    metrics = MetricRecord({"loss-sum": 1.0, "scores": scores, "noises": 1})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
@@ -78,12 +79,24 @@ class Prompt(Agent):
             may_follow_uncovered=True,
         )
         leaves = (PLAIN_UPDATE, RECORD_COUNT)
-        contract = Contract(welcome.run_id, "", Purpose("bench", 0, ""), (), 1, leaves, (), "none", None, False, {}, {})
+        purpose = Purpose("bench", 0, "")
+        contract = Contract(welcome.run_id, "", purpose, (), 1, leaves, (), "none", None, False, {}, "", {}, {})
         nothing = Agreed("", empty_terms(1), 1, {})
         context = Context(welcome.run_id, welcome.node_id, {}, RecordDict(), {})
         rounds = Rounds(self._ledger, run)
         self._job = Job(
-            welcome.run_id, welcome.node_id, contract, _POLICY, self._ledger, nothing, ClientApp(), rounds, context
+            run_id=welcome.run_id,
+            node_id=welcome.node_id,
+            contract=contract,
+            policy=_POLICY,
+            ledger=self._ledger,
+            agreed=nothing,
+            app=ClientApp(),
+            masked=None,
+            rounds=rounds,
+            context=context,
+            evaluations={},
+            meter=of_this_machine(_POLICY.power_w),
         )
 
     def _answer(self, stream: Stream, instruction: Instruction) -> Answer | None:
@@ -100,7 +113,8 @@ class Prompt(Agent):
         if is_training:
             self._ledger.settle(self._job.run, round, 0.0)
         self._keep(message_id, answer)
-        return Answer(answer, round, PLAIN_UPDATE, "bench", is_training, is_covered=False)
+        account = TRAINED_ON if is_training else None
+        return Answer(answer, round, PLAIN_UPDATE, "bench", account, is_covered=False)
 
 
 def channel_of(home: Home) -> grpc.Channel:

@@ -28,8 +28,10 @@ def root(hashes):
 
 def refuse_unsigned(public, kind, name, note):
     text, lines = note.split("\n\n")
-    for dash, who, encoded in (line.split(" ") for line in lines.splitlines()):
+    for dash, who, encoded in (row.split(" ") for row in lines.removesuffix("\n").split("\n")):
         value = base64.b64decode(encoded)
+        if not lines.endswith("\n") or base64.b64encode(value).decode() != encoded:
+            raise ValueError("another form")
         if (dash, who, value[:4]) == ("\u2014", name, sha(name.encode() + b"\n" + kind + public)[:4]):
             first = f"cosignature/v1\ntime {int.from_bytes(value[4:12], 'big')}\n" if kind == b"\x04" else ""
             return Ed25519PublicKey.from_public_bytes(public).verify(value[-64:], f"{first}{text}\n".encode())
@@ -38,11 +40,13 @@ def refuse_unsigned(public, kind, name, note):
 
 def check(content, key, kept):
     log = json.loads(content)
-    if json.dumps(log, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() != content:
+    one_form = json.dumps(log, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    in_hex = "".join(one["key"] for one in log["identities"])
+    if one_form != content or log["schema"] != "lepton-fl/log/1" or len(log) != 7 or in_hex != in_hex.lower():
         return None, "the file is not in its one form"
-    hashes, leaves = [sha(b"\x00" + one.encode()) for one in log["entries"]], [bytes.fromhex(h) for h in log["leaves"]]
-    for index in range(max(len(hashes), len(leaves))):
-        if hashes[index : index + 1] != leaves[index : index + 1]:
+    leaves = [sha(b"\x00" + one.encode()) for one in log["entries"]]
+    for index in range(max(len(leaves), len(log["leaves"]))):
+        if [one.hex() for one in leaves[index : index + 1]] != log["leaves"][index : index + 1]:
             return index, "this is not the entry that was hashed"
     entries = [json.loads(one) for one in log["entries"]]
     keys = [(i, bytes.fromhex(one["fields"]["key"])) for i, one in enumerate(entries) if one["kind"] == "log-key"]
@@ -61,8 +65,7 @@ def check(content, key, kept):
             refuse_unsigned(own[institution], b"\x04", name, note)
         if int(size) > len(leaves) or (note is log["checkpoint"] and int(size) < len(leaves)):
             return min(int(size), len(leaves)), f"the log has {len(leaves)} entries, {who} {size}"
-        agrees = base64.b64encode(root(leaves[: int(size)])).decode() == claimed
-        (agreeing if agrees else differing).append(int(size))
+        (agreeing if base64.b64decode(claimed) == root(leaves[: int(size)]) else differing).append(int(size))
     if differing:
         return max(one for one in agreeing if one < min(differing) or not one), "two heads are not of the same log"
     return None, None

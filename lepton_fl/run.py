@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from lepton_fl.energy import summary
+from lepton_fl.energy.summary import Account
 from lepton_fl.errors import ConfigError, TrainingFailed
-from lepton_fl.evaluation.counts import table_shape
+from lepton_fl.evaluation.gates import Gates
+from lepton_fl.fairness.steering import steering_of
 from lepton_fl.federation.arrays import template_of, to_arrays
 from lepton_fl.federation.client_app import DECLARED_WEIGHT, ClientProgram
 from lepton_fl.federation.cohort_release import (
@@ -19,15 +23,19 @@ from lepton_fl.federation.cohort_release import (
 )
 from lepton_fl.federation.contract import Contract, digest
 from lepton_fl.federation.journal import Journal, RoundReport
+from lepton_fl.federation.program import cohort_mechanism, program
 from lepton_fl.federation.replies import Expected
 from lepton_fl.federation.rounds import Rounds, Run
 from lepton_fl.federation.summed import Sums, sums_of
-from lepton_fl.federation.terms import Terms, cohort_mechanism, program
+from lepton_fl.federation.terms import Terms
 from lepton_fl.flower import Context, Grid, RecordDict, ServerApp
 from lepton_fl.privacy.accounting import epsilon_spent
 from lepton_fl.results.folder import Folder
+from lepton_fl.results.judged import judged
 from lepton_fl.results.outcome import Facts, Outcome, claim_of, steps_of_a_round
 from lepton_fl.results.terminal import Voice
+from lepton_fl.results.thresholds import NAME as THRESHOLDS
+from lepton_fl.results.thresholds import thresholds_of
 from lepton_fl.strategies.strategy import Federation
 from lepton_fl.training.private import Mechanism
 from lepton_fl.training.shared_noise import epsilons
@@ -83,6 +91,7 @@ def prepare(terms: Terms, names: Names, institutions: Sequence[str], cohort_size
         parameters=parameters,
         claim=claim_of(terms, made.shared or made.mechanism or at_server),
         is_summed=terms.is_summed,
+        evaluating=made.evaluating,
         warnings=() if at_server is None else _costs(at_server, parameters, is_summed=terms.is_summed),
     )
     return Prepared(terms, facts, made, federation, at_server, sums)
@@ -113,6 +122,8 @@ class Carrier:
     names: Mapping[int, str]  # node id: institution; may grow while the run goes on
     journal: Journal
     contract: Contract | None  # that the institutions agreed to; None: all of them are in this process
+    energy: Account | None = None  # None: nobody meters
+    gates: Gates | None = None  # None: nobody judges
 
 
 def conduct(prepared: Prepared, carrier: Carrier, output: tuple[Folder, Voice]) -> Outcome:
@@ -124,13 +135,13 @@ def conduct(prepared: Prepared, carrier: Carrier, output: tuple[Folder, Voice]) 
     began = time.monotonic()
     folder, voice = output
     terms, claim, model = prepared.terms, prepared.facts.claim, prepared.program.model
-    template = template_of(model)
+    template, is_gated = template_of(model), carrier.gates is not None and bool(carrier.gates.declared)
     progress = carrier.journal.resume(to_arrays(model))
 
     def on_round(report: RoundReport) -> None:
         if report.skipped is None:
             # Privacy was paid for this model; whatever happens next, it is not lost.
-            folder.add_model(rounds.arrays, template, claim)
+            folder.add_model(rounds.arrays, template, claim, is_gated=is_gated)
         folder.add_round(report, claim)
         voice.round_done(report)
 
@@ -143,10 +154,26 @@ def conduct(prepared: Prepared, carrier: Carrier, output: tuple[Folder, Voice]) 
     with voice.progress(terms.rounds, len(progress.reports)):
         _start(rounds, carrier.grid, terms.rounds - len(progress.reports))
     _refuse_without_model(rounds.reports)
-    sha256 = folder.add_model(rounds.arrays, template, claim)
-    outcome = Outcome(prepared.facts, tuple(rounds.reports), time.monotonic() - began, sha256)
+    sha256 = folder.add_model(rounds.arrays, template, claim, is_gated=is_gated)
+    outcome = Outcome(
+        prepared.facts,
+        tuple(rounds.reports),
+        time.monotonic() - began,
+        sha256,
+        _energy(prepared, carrier),
+        stopped=rounds.stopped,
+    )
+    outcome = judged(carrier.gates, outcome, folder.path)
+    thresholds = thresholds_of(terms, prepared.facts, rounds.reports)
+    if thresholds is not None:
+        folder.add_file(THRESHOLDS, thresholds)
     folder.finish(outcome)
     return outcome
+
+
+def _energy(prepared: Prepared, carrier: Carrier) -> Mapping[str, Any] | None:
+    account = carrier.energy
+    return None if account is None else summary.as_json(account.lines(), account.settings, prepared.facts.institutions)
 
 
 def _run_of(prepared: Prepared, carrier: Carrier, on_round: Callable[[RoundReport], None]) -> Run:
@@ -157,7 +184,7 @@ def _run_of(prepared: Prepared, carrier: Carrier, on_round: Callable[[RoundRepor
         names=carrier.names,
         expected=Expected(
             template=template_of(program.model),
-            counts_shape=table_shape(program.outputs),
+            evaluating=program.evaluating,
             weight_cap=terms.weight_cap if prepared.facts.claim.epsilon_budget is None else DECLARED_WEIGHT,
             most_records=terms.weight_cap,
             with_loss=terms.strategy.needs_exact_loss,
@@ -168,8 +195,28 @@ def _run_of(prepared: Prepared, carrier: Carrier, on_round: Callable[[RoundRepor
         least_replies=terms.strategy.least_replies,
         contract=None if carrier.contract is None else digest(carrier.contract),
         cohort_release=None if at_server is None or summed else CohortRelease(at_server, program.randomness),
+        delta=prepared.facts.claim.delta if prepared.facts.claim.is_private else None,
         is_summed=summed,
+        stops=_stops(carrier),
+        steering=steering_of(terms.fairness, terms.task.groups(), program.evaluating.labels),
     )
+
+
+def _stops(carrier: Carrier) -> Callable[[Sequence[RoundReport]], str | None]:
+    """Released accuracy and the energy that was told decide whether a further round buys enough."""
+    account = carrier.energy
+
+    def stops(reports: Sequence[RoundReport]) -> str | None:
+        if account is None:
+            return None
+        released = [
+            (one.round, one.metrics.accuracy)
+            for one in reports
+            if one.metrics is not None and one.metrics.accuracy is not None
+        ]
+        return summary.should_stop(released, account.lines(), account.settings)
+
+    return stops
 
 
 def _start(rounds: Rounds, grid: Grid, count: int) -> None:

@@ -20,6 +20,9 @@ usage: lepton-sim [SETTING=VALUE ...] [--config-dir DIR] [--multirun] [--cfg job
   lepton-sim                                          four hospitals, heart disease, epsilon 1
   lepton-sim privacy=none                             the same without privacy, to compare
   lepton-sim privacy.epsilon=0.5 rounds=20            a smaller budget, fewer rounds
+  lepton-sim evaluation=exact evaluation.every=1      look at public data without noise, after each round
+  lepton-sim task=adult privacy.epsilon=3 fairness=group
+                                                      train towards groups that are served worse
   lepton-sim noise=shared                             less noise: the institutions share it under secure aggregation
   lepton-sim strategy=fedadam strategy.tau=0.01       another strategy
   lepton-sim strategy=fedmedian secure_aggregation=off
@@ -36,6 +39,7 @@ task=      {task}
 model=     {model}
 strategy=  {strategy}
 privacy=   {privacy}
+fairness=  {fairness}
 
 rounds=N            rounds of training
 institutions=N      how many to make up, for a task whose data names none
@@ -44,19 +48,27 @@ secure_aggregation=on|off
                     and cohort_size
 noise=own|shared    shared: each institution adds its share, and the sum has the noise of one trusted curator; one local
                     step a round
+evaluation=private|exact
+                    private, with privacy=record and patient: counts of the hold-out leave with noise, charged to who is
+                    held out (evaluation.epsilon, evaluation.every); exact: no epsilon covers them; docs/evaluation.md
 cohort_size=N       institutions asked in each round; null: all
 seed=N              reproducible, and therefore labelled not private; null: private
 data.path=FILE      a CSV (also .csv.gz) or Parquet file
 data.dir=DIR        a folder with MNIST's IDX files
-output=DIR          result.json, rounds.jsonl, model.safetensors, learning_curve.png
+output=DIR          result.json, evaluation.json, rounds.jsonl, model.safetensors, learning_curve.png, energy.jsonl
 device=cpu|cuda|cuda:N|auto
                     where to compute; auto: the first GPU, else the CPU
 log=text|json       lines for people, or one JSON object a line
 plugins=[MODULE]    models, tasks and strategies of one's own, installed here; docs/policy.md
+energy.power_w=W    what this machine draws while it computes, where no counter tells; also energy.pue,
+                    energy.grid_g_per_kwh with its source and year, energy.stop_below; docs/energy.md
+gates.NAME=LIMIT    what the model must keep to be released, say gates.recall_gap=0.1; docs/gates.md
+explanation.epsilon=E
+                    also release which columns the model looks at, for so much epsilon of who is held out; null: not
 audit.canaries=N    people who are in the training by a fair coin each; audit.records_per_canary=K of each of them
 
 exit codes: 0 done, 2 configuration, 3 privacy (budget, self-test, audit), 4 data, 5 model, 6 no model trained,
-            130 interrupted
+            13 the model is held by a gate, 130 interrupted
 """
 
 
@@ -66,7 +78,7 @@ def main() -> None:
     if sys.argv[1:2] == ["audit"]:
         sys.argv = [f"{sys.argv[0]} audit", *sys.argv[2:]]
         run = _audit
-    run_app(App("sim", _schema, run, _register, HELP), ("task", "model", "strategy", "privacy"))
+    run_app(App("sim", _schema, run, _register, HELP), ("task", "model", "strategy", "privacy", "fairness"))
 
 
 def _schema() -> type[SimConfig]:

@@ -10,23 +10,33 @@ from datetime import datetime
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from lepton_fl.config import job_number, name_of
+from lepton_fl.energy import lines
+from lepton_fl.energy.meter import of_this_machine
+from lepton_fl.energy.settings import Energy
+from lepton_fl.energy.spent import AGGREGATE
+from lepton_fl.energy.summary import Account
 from lepton_fl.errors import ConfigError
+from lepton_fl.evaluation.gates import Gates, refuse_held
 from lepton_fl.federation.client_app import client_app
 from lepton_fl.federation.journal import NoJournal
 from lepton_fl.federation.local_grid import LocalGrid
 from lepton_fl.federation.local_masked import local_masked
+from lepton_fl.federation.metered import Tally
+from lepton_fl.federation.own_weights import with_own_weights
 from lepton_fl.federation.terms import RunConfig, register_run, to_json
 from lepton_fl.plugins import admit_installed, named_in
 from lepton_fl.privacy.accounting import epsilon_of_group
 from lepton_fl.privacy.rounds_spent import InMemory
+from lepton_fl.results import joining
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.outcome import Outcome
 from lepton_fl.results.terminal import VOICES, Voice
 from lepton_fl.run import Carrier, Names, Prepared, conduct, prepare
 from lepton_fl.tasks.task import DataSource, Loaded, Request
-from lepton_fl.training.device import choose, describe
+from lepton_fl.training.device import choose, describe, gpu_uuid
 from lepton_fl.training.subjects import most_records_of_a_subject
 
 MOST_RECORDS = 8  # of one person, for which a promise per record is worked out; with more it is worth nothing
@@ -70,6 +80,8 @@ class Plan:
     run: Prepared
     loaded: Loaded
     device: torch.device
+    energy: Energy
+    gates: Gates
 
 
 def plan(config: SimConfig, names: Names) -> Plan:
@@ -77,25 +89,43 @@ def plan(config: SimConfig, names: Names) -> Plan:
     device = choose(config.device)
     loaded = config.task.load(Request(config.data, config.holdout, config.institutions))
     institutions = [site.institution for site in loaded.sites]
-    return Plan(prepare(config, names, institutions, config.cohort_size), loaded, device)
+    prepared = prepare(config, names, institutions, config.cohort_size)
+    return Plan(prepared, loaded, device, config.energy, config.gates)
 
 
 def simulate(planned: Plan, folder: Folder, voice: Voice) -> Outcome:
     """Run every round in this process; raises `TrainingFailed` if no round made a model."""
     # Training works in place; the plan stays as it was, so that it can be simulated again.
     program = replace(planned.run.program, model=copy.deepcopy(planned.run.program.model)).on(planned.device)
-    sites = {site.institution: site for site in planned.loaded.sites}
+    tally = Tally(of_this_machine(planned.energy.power_w, gpu_uuid(planned.device), AGGREGATE))
+    account = Account(planned.energy, tally.lines)
+    terms, randomness = planned.run.terms, program.randomness
+    sites = {site.institution: with_own_weights(terms, site, randomness) for site in planned.loaded.sites}
     institutions = planned.run.facts.institutions
     if planned.run.sums is None:
-        grid = LocalGrid(client_app(program, sites, InMemory()), institutions)
-        carrier = Carrier(grid, grid.names, NoJournal(program.randomness), None)
+        grid = LocalGrid(client_app(program, sites, InMemory()), institutions, tally)
+        carrier = Carrier(grid, grid.names, NoJournal(program.randomness), None, account, planned.gates)
     else:
         # In the order of names, as every grid has them.
         contract = hashlib.sha256(to_json(planned.run.terms).encode()).digest()
         masked = local_masked(program, {name: sites[name] for name in institutions}, planned.run.sums, contract)
-        secure, names = masked.grid(planned.run.sums)
-        carrier = Carrier(secure, names, NoJournal(program.randomness), None)
-    return conduct(planned.run, carrier, (folder, voice))
+        secure, names = masked.grid(planned.run.sums, tally)
+        carrier = Carrier(secure, names, NoJournal(program.randomness), None, account, planned.gates)
+    try:
+        outcome = conduct(planned.run, carrier, (folder, voice))
+    finally:
+        lines.write(folder.path, tally.lines())
+    made = _joined(planned, folder)
+    if made is not None:
+        joining.write(made, terms, folder)
+    return outcome
+
+
+def _joined(planned: Plan, folder: Folder) -> joining.Joined | None:
+    """What each institution would work out at home, with the model that the run ended with."""
+    start, federated = (copy.deepcopy(planned.run.program.model) for _ in range(2))
+    federated.load_state_dict(load_file(joining.model_file(folder.path)))
+    return joining.joined(planned.run.terms, (start, federated), planned.loaded.sites, planned.run.program.randomness)
 
 
 def repeats(planned: Plan) -> list[str]:
@@ -136,4 +166,9 @@ def run(config: SimConfig) -> None:
         voice.computing_on(describe(planned.device))
     voice.noticed([*planned.loaded.warnings, *repeats(planned)])
     path = output_folder(config.output, job_number())
-    voice.finished(simulate(planned, Folder(path), voice), str(path))
+    outcome = simulate(planned, Folder(path), voice)
+    voice.finished(outcome, str(path))
+    if config.log == "text":
+        sys.stdout.writelines(f"{line}\n" for line in joining.lines(path, config))
+    if outcome.verdict is not None:
+        refuse_held(path, outcome.verdict)

@@ -13,11 +13,16 @@ from lepton_client.clauses import Proposal
 from lepton_client.policy import Policy, read
 from lepton_client.price import Price
 
+from lepton_fl.evaluation.settings import Exact
+from lepton_fl.explanation.release import Explanation
+from lepton_fl.fairness.settings import NoFairness
 from lepton_fl.federation.contract import Contract, Parties, Purpose, offer
+from lepton_fl.federation.evaluating import Evaluating
 from lepton_fl.federation.installed import installed_task
 from lepton_fl.federation.terms import Terms, from_document, to_document
 from lepton_fl.privacy.units import NoPrivacy, Privacy, RecordPrivacy
 from lepton_fl.secure_aggregation.settings import Off, On
+from lepton_fl.tasks.groups import Groups
 from lepton_fl.tasks.split import HoldOut
 from lepton_fl.training.settings import Training
 
@@ -68,7 +73,10 @@ def terms(**parts: Any) -> Terms:
         "strategy": from_document("strategy", {"kind": "fedavg"}),
         "privacy": privacy,
         "training": Training(1, 1.0, 0.5, 1.0, 0.0, 0.0, 256),
+        "fairness": NoFairness(),
         "secure_aggregation": Off(),
+        "evaluation": Exact(every=1, bins=20, confidence=0.95),
+        "explanation": Explanation(None, 1.0, 5),
         "noise": "own",
         "holdout": HoldOut("lepton-fl/hold-out/1", 0.2, 0.0),
         "rounds": 30,
@@ -93,4 +101,5 @@ def proposal(at: Policy, asked: Terms, **known: Any) -> Proposal:
 
 PUBLIC = {"public_data": True, "may_leave": ["noised-update", "plain-update", "record-count", "exact-counts"]}
 WITHOUT = NoPrivacy()
+EXACTLY = Evaluating(Exact(1, 20, 0.95), Groups(()), 2, 1000, None, 1, has_tune=False, one_per_subject=False)
 SUMMED: dict[str, Any] = {"secure_aggregation": On(update_bound=1.0)}

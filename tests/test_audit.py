@@ -40,7 +40,7 @@ def audited(*overrides: str) -> Audited:
     return audit(plan(config, Names("", "", "")), config.audit, Quiet())
 
 
-@pytest.mark.parametrize("records", [1, 4, 16])
+@pytest.mark.parametrize("records", [1, pytest.param(4, marks=pytest.mark.slow), 16])
 def test_per_patient_the_claim_is_the_same_for_any_number_of_records_and_the_bound_below_it(
     records: int, tmp_path: Path
 ) -> None:
@@ -53,7 +53,7 @@ def test_per_patient_the_claim_is_the_same_for_any_number_of_records_and_the_bou
     assert str(found).endswith("; consistent")
 
 
-@pytest.mark.parametrize(("records", "least"), [(1, 0.3), (4, 0.8)])
+@pytest.mark.parametrize(("records", "least"), [(1, 0.3), pytest.param(4, 0.8, marks=pytest.mark.slow)])
 def test_a_model_that_learned_by_heart_without_privacy_is_found_out(records: int, least: float) -> None:
     found = audited("privacy=none", "seed=2", f"audit.records_per_canary={records}", *BY_HEART)
     assert found.bound > least
@@ -61,6 +61,7 @@ def test_a_model_that_learned_by_heart_without_privacy_is_found_out(records: int
     assert "nothing was claimed (privacy=none: updates are exact)" in str(found)
 
 
+@pytest.mark.slow
 def test_the_same_training_with_privacy_betrays_less_than_it_claims() -> None:
     found = audited("privacy=patient", "seed=2", "audit.records_per_canary=4", *BY_HEART, "training.local_steps=20")
     assert found.claimed is not None

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from federations import PUBLIC_POLICY, policy_text
 from lepton_client import sections
 from lepton_client.home import Home, save
 from lepton_client.policy import read
+from proposals import EXACTLY
 
 from lepton_fl.config import config_dir
+from lepton_fl.evaluation.plan import plan
+from lepton_fl.evaluation.settings import Private
 from lepton_fl.federation.arrays import to_arrays
 from lepton_fl.federation.client_app import ClientProgram, answer_evaluation, answer_training
 from lepton_fl.flower import ConfigRecord, Message, RecordDict, enter_run
@@ -225,7 +229,9 @@ def sentence(text: str, folder: Path, beginning: str) -> str:
 def test_a_careful_policy_lets_no_count_and_no_unprotected_value_leave(tmp_path: Path) -> None:
     careful = policy_text()
     assert "nothing; such a run is refused" in sentence(careful, tmp_path, "each round of a run without it")
-    assert "declined" in sentence(careful, tmp_path, "each evaluation")
+    assert "declined" in sentence(careful, tmp_path, "each evaluation of a run with noise")
+    assert "declined" in sentence(careful, tmp_path, "each evaluation of a run without it")
+    assert "nothing" in sentence(careful, tmp_path, "what a round took")
     private = sentence(careful, tmp_path, "each round of a run with this institution's own noise")
     assert "no record, no number of records, no loss" in private
     assert "epsilon 1 at delta 0.0001 per record" in private
@@ -235,7 +241,12 @@ def test_a_policy_for_public_data_names_every_exact_number_that_would_leave(tmp_
     unprotected = sentence(PUBLIC_POLICY, tmp_path, "each round of a run without it")
     assert "how many records were trained on, and their mean loss" in unprotected
     assert "policy.public_data" in unprotected
-    counted = sentence(PUBLIC_POLICY, tmp_path, "each evaluation")
+    energy = policy_text("may_leave: [noised-update, energy]")
+    assert "two significant digits; no epsilon" in sentence(energy, tmp_path, "what a round took")
+    noised = sentence(PUBLIC_POLICY, tmp_path, "each evaluation of a run with noise")
+    assert "with this institution's noise" in noised
+    assert "at most epsilon 100 at delta 0.0001 per record" in noised
+    counted = sentence(PUBLIC_POLICY, tmp_path, "each evaluation of a run without it")
     for words in ("exact counts", "how many records", "sum of their losses", "no epsilon", "policy.may_leave"):
         assert words in counted
 
@@ -248,7 +259,9 @@ MECHANISM = Mechanism(noise_multiplier=1.0, clipping_norm=0.5, sampling_rate=0.5
     [
         ("train", MECHANISM, {"arrays"}, {"num-examples"}),
         ("train", None, {"arrays"}, {"num-examples", "train-loss"}),
-        ("evaluate", MECHANISM, set(), {"num-examples", "loss-sum", "counts"}),
+        # A round of the two: its decisions, noised; at the end there would be the scores beside them.
+        ("evaluate", MECHANISM, set(), {"decisions", "noises"}),
+        ("evaluate", None, set(), {"scores", "noises", "loss-sum"}),
     ],
 )
 def test_an_answer_holds_what_the_check_says_and_no_more(
@@ -257,14 +270,19 @@ def test_an_answer_holds_what_the_check_says_and_no_more(
     enter_run(1)
     examples = Examples(torch.ones(20, 3), torch.arange(20) % 2)
     training = Training(1, 0.5, 0.1, 1.0, 0.0, 0.0, 8)
-    made = ClientProgram(Logistic().build(Shape((3,), 1)), 1, training, mechanism, 5, Randomness(None))
+    evaluating = EXACTLY
+    if mechanism is not None:
+        settings = Private(every=1, bins=20, confidence=0.95, epsilon=1.0, by_institution=False)
+        evaluating = replace(EXACTLY, settings=settings, rounds=2, plan=plan(settings, 1e-4, 2, 1, 2, has_tune=False))
+    model = Logistic().build(Shape((3,), 1))
+    made = ClientProgram(model, 1, training, mechanism, 5, Randomness(None), evaluating)
     content = RecordDict({"arrays": to_arrays(made.model), "config": ConfigRecord({"server-round": 1})})
     message = Message(content, dst_node_id=2, message_type=kind)
     site = Site("A", examples, examples, examples.at(torch.arange(0)))
     if kind == "train":
         answer = answer_training(made, site, message, InMemory())
     else:
-        answer = answer_evaluation(made, site, message)
+        answer = answer_evaluation(made, site, message, InMemory())
     assert set(answer.content.array_records) == arrays
     assert set(answer.content.config_records) == set()
     assert set(answer.content.metric_records) == {"metrics"}

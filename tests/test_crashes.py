@@ -21,14 +21,19 @@ from typing import Any
 import pytest
 from federations import PUBLIC, Federation, call
 from lepton_client.agent import POINTS as CLIENT_POINTS
+from lepton_server.home import open_home
 from lepton_server.journal import POINTS as SERVER_POINTS
+from lepton_server.log import Log
 
+from lepton_fl.evidence.checking import HEADS, read_heads
+from lepton_fl.evidence.verify import verify
 from lepton_fl.federation.steps import STEPS
 
 HERE = Path(__file__).resolve().parent
 HOSPITALS = ["Cleveland", "Hungary", "VA Long Beach"]
 ROUNDS = 10
 RUN = [f"rounds={ROUNDS}", "seed=1", "strategy=fedadam", "training.local_steps=60", "training.sampling_rate=0.2"]
+RUN += ["evaluation.every=1"]  # so that each round has both its parts
 # An institution that is killed has lost its masks with its memory, and of three all must answer.
 PLAIN = ["secure_aggregation=off"]
 PATIENCE_S = 120
@@ -119,6 +124,20 @@ class Run:
         assert counts == [(hospital, each * ROUNDS * runs) for hospital in sorted(HOSPITALS)]
         assert states == [("finished",)] * runs
         assert "Traceback" not in self.said()
+        self.the_log_tells_it(runs)
+
+    def the_log_tells_it(self, runs: int) -> None:
+        """Every round has its entry once, and every head that an institution kept is of this very log."""
+        home = open_home(self.folder / "server")
+        kept = [one for hospital in HOSPITALS for one in read_heads(self.folder / f"client {hospital}" / HEADS)]
+        log = Log(home)
+        found = verify(log.bundle(), home.authority().certificate, kept)
+        log.close()
+        assert found.problems == ()
+        assert len(kept) >= ROUNDS
+        rounds = [one.fields["round"] for one in found.entries if one.kind == "round"]
+        assert rounds == list(range(ROUNDS + 1)) * runs
+        assert [one.kind for one in found.entries].count("run-ended") == runs
 
     def said(self) -> str:
         return "".join(path.read_text() for path in self.folder.glob("*.log"))

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from federations import HOSPITALS, PATIENCE_S, PLAIN, PUBLIC, Federation
+
+SECOND_VERIFIER = Path(__file__).resolve().parent.parent / "docs" / "verify_log.py"
 
 
 def test_hospitals_train_over_mutual_tls_the_very_model_of_a_simulation(federation: Federation) -> None:
@@ -36,6 +41,36 @@ def test_hospitals_train_over_mutual_tls_the_very_model_of_a_simulation(federati
         client.send_signal(signal.SIGTERM)
         assert client.wait(PATIENCE_S) == 0
     assert "Traceback" not in (federation.folder / "server.log").read_text()
+    the_log_is_checked(federation, three)
+
+
+def the_log_is_checked(federation: Federation, hospitals: list[str]) -> None:
+    """The log among the results, by both sides and by the second verifier, with the heads that a hospital kept."""
+    (federation.folder / "log.json").write_bytes((federation.folder / "out" / "log.json").read_bytes())
+    assert federation.call("lepton-server", "verify", "log.json", "--home", "server").returncode == 0
+    home = f"client {hospitals[0]}"
+    given = ("log.json", "--home", home, "--model", "out/model.safetensors")
+    checked = federation.call("lepton-client", "verify", *given)
+    assert checked.returncode == 0, checked.stderr
+    for hospital in hospitals:
+        assert f"the head that {hospital} countersigned has" in checked.stdout
+    assert "a head that was kept has" in checked.stdout
+    assert "is the one that run" in checked.stdout
+    key = next(line.split()[1] for line in checked.stdout.splitlines() if line.startswith("key"))
+    heads = str(federation.folder / home / "heads.jsonl")
+    second = [sys.executable, str(SECOND_VERIFIER), str(federation.folder / "log.json"), key, heads]
+    assert subprocess.run(second, check=False, timeout=PATIENCE_S).returncode == 0
+    log = json.loads((federation.folder / "log.json").read_text())
+    assert log["contracts"][0]["contract"] == (federation.folder / "out" / "contract.json").read_text()
+    kinds = [json.loads(entry)["kind"] for entry in log["entries"]]
+    assert [kind for kind in kinds if kind != "release"] == [
+        "log-key",
+        *["enrolled"] * 3,
+        "run",
+        *["decision"] * 3,
+        *["round"] * 4,
+        "run-ended",
+    ]
 
 
 @pytest.mark.slow
@@ -77,7 +112,12 @@ def test_a_revoked_institution_is_cut_off_and_kept_out(federation: Federation) -
 @pytest.mark.parametrize(
     ("settings", "clause", "reason"),
     [
-        (["seed=1"], "policy.public_data", "seed=1, with which noise can be subtracted"),
+        pytest.param(
+            ["seed=1"],
+            "policy.public_data",
+            "seed=1, with which noise can be subtracted",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(["privacy=none"], "policy.public_data", "privacy=none", marks=pytest.mark.slow),
         pytest.param(
             ["privacy.epsilon=5"],

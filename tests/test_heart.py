@@ -46,9 +46,10 @@ def test_without_privacy_the_hold_out_auc_is_as_published(reference: float) -> N
 
 
 def test_the_defaults_keep_epsilon_one_and_lose_less_than_two_points_of_auc(reference: float, tmp_path: Path) -> None:
-    prepared = planned()
-    outcomes = [run(prepared, tmp_path / str(number)) for number in range(5)]
-    assert len({outcome.model_sha256 for outcome in outcomes}) == 5
+    # The model is judged here, not the noise of its evaluation: that is `test_private_evaluation.py`.
+    prepared = planned("evaluation=exact")
+    outcomes = [run(prepared, tmp_path / str(number)) for number in range(3)]
+    assert len({outcome.model_sha256 for outcome in outcomes}) == 3
     for outcome in outcomes:
         claim = outcome.facts.claim
         assert claim.is_private

@@ -46,14 +46,16 @@ def joined(federation: Federation, *settings: str) -> None:
 
 def secrets_of(federation: Federation, invitation: str) -> list[str]:
     files = {path.name: path for path in federation.folder.rglob("*.key")}
-    assert {*files} == {"ca.key", "server.key", "operator.key", "institution.key", "identity.key", "ledger.key"}
+    own_forms = {"ledger.key", "identity.key", "log.key"}
+    assert {*files} == {"ca.key", "server.key", "operator.key", "institution.key"} | own_forms
     of_the_ledger = files.pop("ledger.key").read_bytes()
-    identity = files.pop("identity.key").read_text().strip()
+    in_hex = [files.pop(name).read_text().strip() for name in ("identity.key", "log.key")]
     keys = [path.read_text().splitlines()[1] for path in files.values()]
-    own = [of_the_ledger, bytes.fromhex(identity)]
+    own = [of_the_ledger, *map(bytes.fromhex, in_hex)]
     return [invitation, "PRIVATE KEY", *(key.hex() for key in own), *(b64encode(key).decode() for key in own), *keys]
 
 
+@pytest.mark.slow
 def test_with_log_json_both_daemons_say_nothing_but_objects_and_no_secret(federation: Federation) -> None:
     invitation = federation.invite("Cleveland")
     server = federation.serve("rounds=2", PLAIN, "output=out", "log=json")
@@ -138,7 +140,8 @@ def test_a_second_server_on_one_home_is_refused_and_the_first_goes_on(federation
     assert first.poll() is None
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 3])
 def test_sigterm_ends_a_run_with_a_goodbye_whole_files_and_one_line(federation: Federation, times: int) -> None:
     joined(federation, "rounds=5000", "output=out")
     federation.client("Cleveland")

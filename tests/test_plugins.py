@@ -216,6 +216,7 @@ def test_plugins_are_read_from_the_command_line(arguments: list[str], modules: l
     assert named_in(arguments) == modules
 
 
+@pytest.mark.slow
 def test_a_simulation_trains_the_model_of_a_plugin(package: str, tmp_path: Path) -> None:
     (tmp_path / "my" / "model").mkdir(parents=True)
     (tmp_path / "my" / "model" / "narrow.yaml").write_text(f"defaults: [{package}_narrow_schema]\n\nhidden: 2\n")

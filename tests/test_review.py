@@ -45,7 +45,7 @@ def test_nothing_is_trained_before_a_person_accepted_what_they_read(federation: 
     for line in (
         "privacy     per record (add or remove one record)",
         "price       epsilon 0.00 now, 1.00 after, of 1 per record at delta 0.0001",
-        "leaves      noised-update; also asked for: exact-counts",
+        "leaves      noised-update; also asked for: noised-counts",
         "contact     ethics@example.org",
         f"decide      lepton-client review {run} --accept, or --refuse REASON",
     ):

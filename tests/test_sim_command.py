@@ -268,6 +268,7 @@ def test_a_table_and_one_yaml_train_a_model_and_each_job_of_several_has_its_fold
     assert {name.split("/")[0] for name in files(tmp_path)} == {"results"}
 
 
+@pytest.mark.slow
 def test_a_private_run_of_ones_own_table_stays_within_its_budget(tmp_path: Path) -> None:
     write_hypertension(tmp_path)
     done = run(

@@ -157,6 +157,7 @@ def test_a_run_is_seen_from_both_sides_until_its_server_is_killed(federation: Fe
     assert (found["agent"]["is_running"], found["connection"]["is_connected"]) == (True, False)
 
 
+@pytest.mark.slow
 def test_after_a_run_both_sides_say_what_it_cost(federation: Federation) -> None:
     server = federation.serve("rounds=2", "institutions=1", PLAIN, "output=out")
     federation.wait_for("server.log", "waiting for 1 institution")
@@ -179,7 +180,7 @@ def test_after_a_run_both_sides_say_what_it_cost(federation: Federation) -> None
     table = said(federation, "lepton-client", "client Cleveland")
     assert "agent       not running" in table
     assert "round       2 of 2 begun here, answered" in table
-    reason = "not evaluated: it declined: exact-counts may not leave"
+    reason = "not evaluated: it declined: noised-counts may not leave"
     assert reason in said(federation, "lepton-server", "server")
     assert f"epsilon     {result['epsilon']:.2f} of 1.00 per record at delta 0.0001, this run" in table
     assert f"budget      {result['epsilon']:.2f} of 1.00 per record at delta 0.0001, all runs on heart" in table

@@ -29,12 +29,17 @@ from lepton_fl.v1.federation_pb2_grpc import FederationStub
 NOW = datetime.now(UTC)
 
 
-@pytest.fixture
-def home(federation: Federation) -> Path:
-    federation.invite("Cleveland")
-    federation.serve("rounds=1")
-    federation.wait_for("server.log", "waiting for 1 institution")
-    return federation.folder / "server"
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Of a server that waits for an institution; nobody who is refused changes anything for the next one."""
+    federation = Federation(tmp_path_factory.mktemp("strangers"))
+    try:
+        federation.invite("Cleveland")
+        federation.serve("rounds=1", "quorum_s=600")
+        federation.wait_for("server.log", "waiting for 1 institution")
+        yield federation.folder / "server"
+    finally:
+        federation.end()
 
 
 def port_of(home: Path) -> int:

@@ -17,8 +17,8 @@ NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", THREATS)))
 # "`this` and `that` in `lepton_fl/file.py`"
 CODE = re.findall(r"((?:`\w+`(?:, | and )?)+) in `((?:lepton_fl|server|client)/[\w/]+\.py)`", THREATS)
 VERBS = {
-    "lepton-server": {"init", "invite", "institutions", "revoke", "run", "status"},
-    "lepton-client": {"enroll", "check", "policy", "review", "run", "status", "ledger"},
+    "lepton-server": {"init", "invite", "institutions", "log", "revoke", "run", "status", "verify"},
+    "lepton-client": {"enroll", "check", "policy", "review", "run", "status", "ledger", "verify"},
 }
 
 

@@ -15,7 +15,7 @@ from lepton_fl.errors import ConfigError
 from lepton_fl.federation.terms import from_json, to_json
 from lepton_fl.privacy.accounting import epsilon_of_group, epsilon_spent
 from lepton_fl.results.folder import Folder
-from lepton_fl.results.terminal import opening, round_line
+from lepton_fl.results.lines import opening, round_line
 from lepton_fl.run import Names
 from lepton_fl.simulation import Plan, SimConfig, plan, register_schemas, repeats, simulate
 

@@ -35,6 +35,8 @@ def test_the_wheel_holds_configuration_data_and_both_shells(wheel: Path) -> None
         "lepton_fl/conf/recipe/mnist-none.yaml",
         "lepton_fl/tasks/data/heart.csv",
         "lepton_fl/tasks/data/heart.md",
+        "lepton_fl/evidence/templates/report.css",
+        "lepton_fl/evidence/templates/report.html",
         "lepton_fl/v1/message_pb2.py",
         "lepton_server/__init__.py",
         "lepton_client/main.py",

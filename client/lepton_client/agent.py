@@ -23,15 +23,19 @@ from lepton_client.agreeing import Desk, Matter
 from lepton_client.answers import Answer, answered, failure, kinds_of
 from lepton_client.considering import Considered, Position
 from lepton_client.contracts import Contracts, Offered
+from lepton_client.energy_told import telling
 from lepton_client.heads import head_of, refuse_put_back, seen_of
 from lepton_client.home import Home
 from lepton_client.identity import announced, identity_of
-from lepton_client.job import Here, Job, SpoolFull
+from lepton_client.job import Here, Job, SpoolFull, Told
 from lepton_client.ledger import Ledger
+from lepton_client.log_heads import Logged, LogHeads, LogRefused, Promised, Shown, promised_of
 from lepton_client.refused import Refused
 from lepton_client.standing import Joined, Promise, Standing
 from lepton_client.stream import Acknowledged, Ended, Instruction, Stream, Take
 from lepton_client.unmasked_rounds import AnsweredRounds
+from lepton_fl.energy.meter import of_this_machine
+from lepton_fl.energy.spent import COMMUNICATE
 from lepton_fl.federation.codec import Route, decode
 from lepton_fl.federation.steps import INBOX, step_of
 from lepton_fl.flower import MessageType
@@ -41,7 +45,8 @@ from lepton_fl.link.frames import PROTOCOL, Assembler, Parts
 from lepton_fl.link.spool import Spool
 from lepton_fl.privacy.books import Left
 from lepton_fl.tasks.task import DataSource
-from lepton_fl.v1.federation_pb2 import ClientFrame, Held, Hello, Welcome
+from lepton_fl.training.device import gpu_uuid
+from lepton_fl.v1.federation_pb2 import Checkpoint, ClientFrame, Cosigned, Held, Hello, Welcome
 
 _log = logging.getLogger(__name__)
 _MOST_BYTES = 4 << 30  # of one instruction; memory grows with what arrives, not with what is announced
@@ -83,6 +88,9 @@ class Agent:
         self._partial: Assembler | None = None
         self._seen = -1  # position of the last head that the operator of this stream countersigned; -1: not told yet
         self._shown = 0  # position of the last head that was there when the operator was told of one
+        self._heads = LogHeads(home.path, home.institution, self._identity.key)
+        self._promised: Promised | None = None  # the operator's log, by the contract that came last
+        self._log: Shown | None = None  # what the operator's log showed before the instruction that is next
         self.standing = Standing(home.path, own.ledger)
 
     def connect(self, channel: grpc.Channel) -> Ended:
@@ -94,9 +102,10 @@ class Agent:
             lepton_version=version("lepton-fl"),
             instruction=held,
             identity=announced(self._home, self._identity),
+            log_head=self._heads.last,
         )
         stream = Stream(channel, hello, Take(_MOST_BYTES, self._partial), self.standing)
-        self._seen = -1
+        self._seen, self._log = -1, None
         try:
             return self._serve(stream)
         finally:
@@ -118,6 +127,8 @@ class Agent:
                 return event
             if isinstance(event, Welcome):
                 self._welcomed(stream, event)
+            elif isinstance(event, Checkpoint):
+                self._look_at_log(stream, event)
             elif isinstance(event, Acknowledged):
                 self._spool.forget(event.message_id)
                 self._reached("reply forgotten")
@@ -172,6 +183,33 @@ class Agent:
             self._look_at_heads(stream, wait_s=0.5)
         return self._seen >= self._shown
 
+    # -- the operator's log
+
+    def _look_at_log(self, stream: Stream, said: Checkpoint) -> None:
+        """Hold the log's head against those that were seen, and countersign it; raises `LogRefused`."""
+        if self._promised is None:
+            return
+        with self._written():
+            self._log = self._heads.shown(said, self._promised, self._desk.clock())
+        if self._log.countersigned is not None:
+            stream.send(ClientFrame(cosigned=Cosigned(note=self._log.countersigned)))
+
+    def _last_logged(self) -> Logged | None:
+        """The last round in the operator's log; None where the contract promises no log.
+
+        Raises:
+            LogRefused: this instruction came without the log's head, or the log has no round of the run.
+        """
+        shown, self._log = self._log, None
+        if self._promised is None:
+            return None
+        if shown is None or shown.last_round is None:
+            raise LogRefused(
+                "the operator asks for work without showing its log with the run's last round; nothing was trained or "
+                "sent; ask the operator"
+            )
+        return shown.last_round
+
     # -- the contract
 
     def _welcomed(self, stream: Stream, welcome: Welcome) -> None:
@@ -180,6 +218,8 @@ class Agent:
                 "the server does not say where it saw the ledger; nothing was read or sent; tell the operator"
             )
         offered = agreeing.offered(self._desk, welcome)
+        self._promised = promised_of(offered.contract)
+        self._heads.refuse_none(self._promised)
         decided = self._desk.contracts.decision(welcome.run_id)
         if self._job is not None and self._job.run_id == welcome.run_id and decided is not None:
             # The same run after a reconnect is kept as it is.
@@ -202,7 +242,8 @@ class Agent:
     def _join(self, considered: Considered, welcome: Welcome) -> None:
         policy, ledger = self._own.position.policy, self._own.ledger
         answered = AnsweredRounds(self._home.path / "answered" / str(welcome.run_id))
-        here = Here(self._own.source, self._home.institution, welcome.node_id, self._identity, answered)
+        meter = of_this_machine(policy.power_w, gpu_uuid(self._own.position.device))
+        here = Here(self._own.source, self._home.institution, welcome.node_id, self._identity, answered, meter)
         self._job = job.join(considered, policy, ledger, here)
         run = Joined(welcome.run_id, considered.terms.task.title, considered.terms.rounds, _promise(considered))
         self.standing.joined(run)
@@ -243,12 +284,14 @@ class Agent:
             raise Refused(
                 "the server sent work before a contract was agreed to; nothing was trained; tell the operator"
             )
+        logged = self._last_logged()
         kept = self._spool.find(instruction.message_id)
         if kept is not None:
             return _known(self._job, instruction.message_id, kept)
         if instruction.parts is None:
             return None
-        told = (lambda: self._show_head(stream), datetime.now().astimezone())
+        told = Told(lambda: self._show_head(stream), datetime.now().astimezone(), logged)
+        self._job.meter.moved(COMMUNICATE, 0, instruction.parts.size())
         answer = job.carry_out(self._job, instruction.message_id, instruction.parts, told)
         self._reached("round trained")
         self._keep(instruction.message_id, answer.parts)
@@ -259,9 +302,11 @@ class Agent:
         if self._job is None:
             return
         ledger = self._own.ledger
-        if answer.is_training and not self._is_seen(stream):
+        if answer.account is not None and not self._is_seen(stream):
             return  # the stream is over; the answer is kept for the next
         begin = outbound.announced(instruction.message_id, answer.parts, instruction.held)
+        self._job.meter.moved(COMMUNICATE, outbound.bytes_of(begin, answer.parts), 0)
+        self._tell_energy(stream, answer)
         with self._written():
             ledger.left(
                 Left(
@@ -271,13 +316,24 @@ class Agent:
                     kind=answer.kind,
                     bytes=outbound.bytes_of(begin, answer.parts),
                     sha256=answer.parts.sha256.hex(),
-                    epsilon=ledger.epsilon_after(self._job.run) if answer.is_covered else None,
+                    epsilon=ledger.epsilon_after(self._job.run_of(answer.account)) if answer.is_covered else None,
                     rule=answer.rule,
                 )
             )
         self._reached("reply released")
-        stream.answer(begin, answer.parts)
+        with self._job.meter.phase(COMMUNICATE):
+            stream.answer(begin, answer.parts)
         self._reached("reply sent")
+
+    def _tell_energy(self, stream: Stream, answer: Answer) -> None:
+        """Before the last answer of a training or an evaluation, what it took; nothing where no rule lets it leave."""
+        if self._job is None or (self._job.masked is not None and answer.kind != outbound.UNMASKING):
+            return
+        told = telling(self._job.meter, self._job.policy, self._job.run_id, answer.round)
+        if told is not None:
+            with self._written():
+                self._own.ledger.left(told.left)
+            stream.send(told.frame)
 
     def _keep(self, message_id: str, answer: Parts) -> None:
         with self._written():

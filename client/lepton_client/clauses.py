@@ -10,6 +10,7 @@ from typing import Any
 from lepton_client.policy import ANY, OPTIONAL, Policy, is_within
 from lepton_client.price import Price, duration
 from lepton_client.refused import Refused
+from lepton_fl.evaluation.settings import Private
 from lepton_fl.federation.contract import Contract, is_covered
 from lepton_fl.federation.installed import Document, sha256_of
 from lepton_fl.federation.terms import SHARED, Terms, plugins_of, to_document
@@ -152,12 +153,22 @@ def _stated(terms: Terms, name: str) -> float:
     return float(value) if isinstance(value, int | float) else float("inf")
 
 
+def _of_the_held_out(terms: Terms) -> float:
+    """What the run tells of them: its evaluations and its explanation, added up."""
+    evaluation = terms.evaluation.epsilon if isinstance(terms.evaluation, Private) else 0.0
+    return evaluation + (terms.explanation.epsilon or 0.0)
+
+
 def _most_of_a_run(policy: Policy, proposal: Proposal) -> Iterator[Clause]:
     terms, most, hours = proposal.terms, policy.run, proposal.price.hours
     if is_covered(terms):
         epsilon, delta = _stated(terms, "epsilon"), _stated(terms, "delta")
         says = f"the run states epsilon {epsilon:g} at delta {delta:g}, and {most.epsilon:g} may be"
         yield _clause("run.epsilon", epsilon <= most.epsilon, says)
+        held_out = _of_the_held_out(terms)
+        if held_out > 0:
+            says = f"of who is held out it tells epsilon {held_out:g} at most, and {most.epsilon:g} may be"
+            yield _clause("run.epsilon", held_out <= most.epsilon, says)
     else:
         yield _clause("run.epsilon", True, "the run states no epsilon that would hold here")
     yield _clause(

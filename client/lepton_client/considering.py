@@ -5,7 +5,7 @@ Nothing of the data is read here; only what stands in the contract, the policy a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -19,7 +19,8 @@ from lepton_client.proposing import propose
 from lepton_fl.federation.client_app import ClientProgram
 from lepton_fl.federation.contract import Contract, digest, is_covered
 from lepton_fl.federation.installed import Document
-from lepton_fl.federation.terms import Terms, program
+from lepton_fl.federation.program import program
+from lepton_fl.federation.terms import Terms
 from lepton_fl.privacy import budget
 from lepton_fl.privacy.accounting import SKELLAM
 from lepton_fl.privacy.books import Books, Declared, Step
@@ -45,6 +46,7 @@ class Considered:
     proposal: Proposal
     program: ClientProgram | None  # None: refused before it was worth building
     declared: Declared | None  # as the ledger would hold it
+    evaluations: tuple[Declared, ...]  # what judging the model would cost those who are held out, in the same way
     clauses: tuple[Clause, ...]
 
     @property
@@ -76,17 +78,21 @@ def consider(contract: Contract, position: Position, now: datetime, *, in_full: 
     # First what costs nothing to look at: the numbers of a stranger decide how long the rest takes.
     free = Price(policy.budget.unit, policy.budget.delta, 0.0, 0.0, 0.0, 0.0, 0.0)
     glance = Proposal(contract, terms, free, now.time(), position.tasks)
-    judged = Considered(glance, None, None, _judged(policy, glance))
+    judged = Considered(glance, None, None, (), _judged(policy, glance))
     if judged.refused is not None and not in_full:
         return judged
     made = program(terms, len(contract.institutions)).on(position.device)
     declared = _declared(contract, terms, made, policy)
-    cost, left = _cost(position, declared)
+    evaluations = _evaluations(contract, made, policy, declared)
+    cost, left = _cost(position, declared, ())
     spending = Spending(declared.unit, declared.delta, cost.epsilon_now, cost.epsilon_after)
     proposal = propose(policy, position.tasks, contract, (made, spending, now))
-    return Considered(
-        proposal, made, declared, (*_judged(policy, proposal), _by_the_ledger(cost.rounds_that_fit, left))
+    found = (
+        *_judged(policy, proposal),
+        _by_the_ledger(cost.rounds_that_fit, left),
+        *(_of_evaluation(one, position, evaluations) for one in evaluations),
     )
+    return Considered(proposal, made, declared, evaluations, found)
 
 
 def _judged(policy: Policy, proposal: Proposal) -> tuple[Clause, ...]:
@@ -97,6 +103,41 @@ def _judged(policy: Policy, proposal: Proposal) -> tuple[Clause, ...]:
         else one
         for one in clauses(policy, proposal)
     )
+
+
+def _evaluations(contract: Contract, made: ClientProgram, policy: Policy, declared: Declared) -> tuple[Declared, ...]:
+    """One for each noise that a histogram of the hold-out has; none where no epsilon covers them, or they stay here."""
+    if declared.mechanism is None or not {*contract.may_leave} <= {*policy.may_leave}:
+        return ()
+    return tuple(
+        replace(
+            declared,
+            run=evaluation_run(declared.run, charge.name),
+            mechanism=charge.step,
+            steps_per_round=1,
+            rounds=charge.releases,
+            part=charge.part,
+        )
+        for charge in made.evaluating.charges()
+    )
+
+
+def evaluation_run(run: str, charge: str) -> str:
+    """As the ledger calls what a run's evaluations cost."""
+    return f"{run}/{charge}" if charge else run
+
+
+def _of_evaluation(declared: Declared, position: Position, evaluations: Sequence[Declared]) -> Clause:
+    """Who is held out pays from an account of their own, with the same cap."""
+    beside = [one for one in evaluations if one.account == declared.account and one != declared]
+    cost, left = _cost(position, declared, beside)
+    cap = position.policy.budget.epsilon
+    says = (
+        f"epsilon of who is {declared.part} is {cost.epsilon_now:.3g} now and {cost.epsilon_after:.3g} after the run, "
+        f"and {cap:g} may be; {cost.rounds_that_fit} of {left} {declared.run.split('/')[-1]} fit"
+    )
+    is_met = left == 0 or (cost.epsilon_after <= cap and cost.rounds_that_fit >= left)
+    return Clause("policy.budget.epsilon", is_met, says)
 
 
 def read_from(declared: Declared, data_sha256: str) -> Declared:
@@ -124,17 +165,18 @@ def _declared(contract: Contract, terms: Terms, made: ClientProgram, policy: Pol
         rounds=terms.rounds,
         data_sha256=_NOT_READ,
         contract_sha256=digest(contract),
+        split="" if mechanism is None else terms.holdout.sha256,
     )
 
 
-def _cost(position: Position, declared: Declared) -> tuple[budget.Price, int]:
+def _cost(position: Position, declared: Declared, beside: Sequence[Declared]) -> tuple[budget.Price, int]:
     """What the run would cost the account, and how many of its rounds are still to come."""
     ledger, may_follow = position.ledger, position.policy.public_data
     if ledger is None:
-        return budget.price(Books(), declared, may_follow_uncovered=may_follow), declared.rounds
+        return budget.price(Books(), declared, beside=beside, may_follow_uncovered=may_follow), declared.rounds
     known = ledger.run(declared.run)
     left = declared.rounds - (0 if known is None else known.rounds)
-    return ledger.price(declared, may_follow_uncovered=may_follow), left
+    return ledger.price(declared, beside=beside, may_follow_uncovered=may_follow), left
 
 
 def _by_the_ledger(fits: int, left: int) -> Clause:

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from lepton_client.clauses import Clause, Proposal
+from lepton_client.outbound import ENERGY
 from lepton_client.policy import ANY, BY_HAND, Policy
 from lepton_client.price import duration
 from lepton_fl.errors import ConfigError
 from lepton_fl.federation.contract import (
     EXACT_COUNTS,
     LARGEST,
+    NOISED_COUNTS,
     NOISED_UPDATE,
     PLAIN_UPDATE,
     RECORD_COUNT,
+    SHARED_NOISE_COUNTS,
     SHARED_NOISE_UPDATE,
     SUMMED_COUNTS,
     SUMMED_UPDATE,
@@ -35,11 +38,14 @@ from lepton_fl.show import counted_institutions, printable
 KIND_SAYS = {
     NOISED_UPDATE: "the model, trained with this institution's own noise; covered by the budget",
     SHARED_NOISE_UPDATE: "a step with its share of the noise, in a masked sum alone; the budget covers the sum",
+    NOISED_COUNTS: "histograms of the held-out records with this institution's own noise; covered by the budget",
+    SHARED_NOISE_COUNTS: "the same with its share of the noise, in a masked sum alone; the budget covers the sum",
     SUMMED_UPDATE: "an update without such noise, in a masked sum alone; no epsilon covers it",
     SUMMED_COUNTS: "counts of the held-out records, label by score, in a masked sum alone; no epsilon covers them",
     PLAIN_UPDATE: "the model, trained without noise of this institution's own; no epsilon covers it",
     RECORD_COUNT: "how many records were trained on, and their mean loss; no epsilon covers them",
     EXACT_COUNTS: "exact counts of the held-out records, label by score; no epsilon covers them",
+    ENERGY: "seconds and joules of each round, to two digits; no epsilon covers them",
 }
 _LEAST_DIGEST = 4  # digits of a contract's digest that name it
 

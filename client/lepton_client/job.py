@@ -5,36 +5,41 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from lepton_client.answers import REFUSED, Answer, Signed, answered, failure
 from lepton_client.beside import Beside
 from lepton_client.clauses import RoundFacts, refuse_unmet, round_clauses
-from lepton_client.considering import Considered, read_from
+from lepton_client.considering import Considered, evaluation_run, read_from
+from lepton_client.energy_told import computing
 from lepton_client.ledger import Ledger
 from lepton_client.ledger_files import LedgerDamaged
+from lepton_client.log_heads import Logged, LogRefused
 from lepton_client.policy import Policy
 from lepton_client.records import digest_of, own_site
 from lepton_client.refused import Refused
 from lepton_client.unmasked_rounds import AnsweredRounds
-from lepton_fl.errors import LeptonError
+from lepton_fl.energy.meter import Meter
+from lepton_fl.errors import ConfigError, LeptonError
+from lepton_fl.fairness.settings import LocalReweighing
 from lepton_fl.federation import replies
-from lepton_fl.federation.arrays import template_of
+from lepton_fl.federation.arrays import sha256_of, template_of
 from lepton_fl.federation.client_app import ClientProgram, client_app, self_test
 from lepton_fl.federation.codec import BadMessage, Route, decode, encode
 from lepton_fl.federation.contract import (
     COHORT_KEY,
-    EXACT_COUNTS,
-    SUMMED_COUNTS,
     Contract,
     digest,
 )
 from lepton_fl.federation.drift import Agreed, agreed, drift
 from lepton_fl.federation.masked_app import Computes, MaskedApp, Own
+from lepton_fl.federation.own_weights import with_own_weights
+from lepton_fl.federation.program import is_noised_locally
 from lepton_fl.federation.steps import INBOX, PARAMS, RECORD, Step, step_of
 from lepton_fl.federation.summed import sums_of
+from lepton_fl.federation.terms import Terms
 from lepton_fl.flower import CLIENT_APP_RAISED, Context, Error, Message, MessageType, RecordDict, enter_run
 from lepton_fl.link.frames import Parts
 from lepton_fl.secure_aggregation.keys import Identity
@@ -63,9 +68,12 @@ class Rounds:
         """The instruction that the next round belongs to, and who is told when its cost is in the ledger."""
         self._instruction, self._reserved = instruction, reserved
 
-    def begin(self, institution: str, round: int, planned: int) -> None:
-        """See `RoundsSpent.begin`."""
-        self._ledger.reserve(self._run, round, self._instruction)
+    def begin(self, institution: str, round: int, planned: int, of: str = "") -> None:
+        """See `RoundsSpent.begin`; what no epsilon covers was not declared, and costs nothing that counts."""
+        run = evaluation_run(self._run, of)
+        if of and self._ledger.run(run) is None:
+            return
+        self._ledger.reserve(run, round, self._instruction)
         self._reserved()
 
 
@@ -82,6 +90,7 @@ class Here:
     node_id: int
     identity: Identity
     answered: AnsweredRounds
+    meter: Meter
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,12 @@ class Job:
     masked: Masked | None  # under secure aggregation, what of the app is asked beside its answers
     rounds: Rounds
     context: Context
+    evaluations: Mapping[str, str]  # part of the data to the first of the runs by which its evaluations are paid for
+    meter: Meter  # of this process, for this run
+
+    def run_of(self, part: str | None) -> str:
+        """The run of the ledger that pays from the account of this part; the training's, where none does."""
+        return self.evaluations.get(part or "", self.run)
 
     @property
     def signed(self) -> Signed:
@@ -131,11 +146,12 @@ def join(considered: Considered, policy: Policy, ledger: Ledger, here: Here) -> 
         raise RuntimeError("a refused contract is not joined")
     known = ledger.run(declared.run)
     read = digest_of(here.source) if known is None else known.declared.data_sha256
-    site = own_site(considered.terms, here.source, here.institution)
+    site = _weighed(considered.terms, own_site(considered.terms, here.source, here.institution), program)
     # Before the ledger knows the run, and before anybody hears that it is accepted.
     if contract.secure_aggregation:
         self_test(program)
-    ledger.declare(read_from(declared, read), may_follow_uncovered=policy.public_data)
+    for one in (declared, *considered.evaluations):
+        ledger.declare(read_from(one, read), may_follow_uncovered=policy.public_data)
     enter_run(contract.run_id)
     rounds = Rounds(ledger, declared.run)
     context = Context(contract.run_id, here.node_id, {"institution": site.institution}, RecordDict(), {})
@@ -151,7 +167,19 @@ def join(considered: Considered, policy: Policy, ledger: Ledger, here: Here) -> 
         masked,
         rounds,
         context,
+        {one.part: one.run for one in reversed(considered.evaluations)},
+        here.meter,
     )
+
+
+def _weighed(terms: Terms, site: Site, program: ClientProgram) -> Site:
+    """The site with weights of its own, where the run has them and no table of its own must be paid for."""
+    if isinstance(terms.fairness, LocalReweighing) and is_noised_locally(terms):
+        raise ConfigError(
+            "fairness=local_rw under privacy draws a noisy table at each institution, and no ledger has an entry for "
+            "it; nothing was trained; ask the operator for fairness=global_rw or group"
+        )
+    return with_own_weights(terms, site, program.randomness)
 
 
 def _masked(
@@ -169,32 +197,42 @@ def _masked(
         os.urandom,
     )
     sums, beside = sums_of(considered.terms, program, len(contract.institutions)), Beside()
-    computes = Computes(program, site, sums, rounds, SUMMED_COUNTS in policy.may_leave, beside.begin)
+    computes = Computes(program, site, sums, rounds, {*contract.may_leave} <= {*policy.may_leave}, beside.begin)
     return Masked(MaskedApp(own, computes), beside)
 
 
-def carry_out(job: Job, message_id: str, parts: Parts, told: tuple[Callable[[], None], datetime]) -> Answer:
-    """Do what an instruction asks, if it is what was signed, and the policy and the ledger allow it now.
+@dataclass(frozen=True)
+class Told:
+    """What goes with an instruction."""
 
-    Args:
-        told: called when the ledger holds the round's cost; and the local time.
+    reserved: Callable[[], None]  # called when the ledger holds the round's cost
+    now: datetime  # local time
+    logged: Logged | None  # the last round in the operator's log; None where the contract promises no log
+
+
+def carry_out(job: Job, message_id: str, parts: Parts, told: Told) -> Answer:
+    """Do what an instruction asks, if it is what was signed, and the policy and the ledger allow it now.
 
     Raises:
         Refused: the instruction is not what was signed; the field is named.
+        LogRefused: the operator's log withholds a round, or names another model.
         LedgerDamaged: nothing may be trained until a person decides.
         SpoolFull: what must be on disk first cannot be written.
     """
-    reserved, now = told
     message, step = _message(job, message_id, parts)
     is_training, round = message.metadata.message_type == MessageType.TRAIN, _round(job, message, step)
-    if step is None and not is_training and EXACT_COUNTS not in job.policy.may_leave:
-        return _failure(message, round, f"{replies.DECLINED}{EXACT_COUNTS} may not leave")
+    if told.logged is not None and (step is None or step.name == PARAMS):
+        _refuse_unlogged(message, (round, is_training), told.logged)
+    kept = [kind for kind in job.contract.may_leave if kind not in job.policy.may_leave]
+    if step is None and not is_training and kept:
+        return _failure(message, round, f"{replies.DECLINED}{kept[0]} may not leave")
     began = time.monotonic()
     try:
         if step is None or step.name == PARAMS:
-            _refuse_now(job, message, now)
-        job.rounds.carry_out(message_id, reserved)
-        answer = encode(job.app(message, job.context))
+            _refuse_now(job, message, told.now)
+        job.rounds.carry_out(message_id, told.reserved)
+        with computing(job.meter, step, is_training=is_training):
+            answer = encode(job.app(message, job.context))
         _settle(job, (step, round, is_training), time.monotonic() - began)
     except OSError as error:
         # A full disk is this machine's matter: the round is asked for again once there is room.
@@ -229,6 +267,26 @@ def _refuse_now(job: Job, message: Message, now: datetime) -> None:
     used = 0.0 if known is None else known.seconds / 3600
     cohort = int(str(message.content.config_records["config"][COHORT_KEY]))
     refuse_unmet(round_clauses(job.policy, RoundFacts(cohort, now.time(), used)))
+
+
+def _refuse_unlogged(message: Message, asked: tuple[int, bool], logged: Logged) -> None:
+    """Raise `LogRefused` unless the log tells of the round before, and of the very model that is asked about.
+
+    An operator commits a round, and enters it, before it asks for the next or has its model evaluated.
+    """
+    round, is_training = asked
+    if logged.round < round - 1:
+        raise LogRefused(
+            f"the operator asks for round {round}, and its log ends with round {logged.round}; nothing was trained or "
+            "sent; ask the operator for the entries between"
+        )
+    arrays = message.content.array_records["arrays"]
+    model = sha256_of({name: array.numpy() for name, array in arrays.items()})
+    if logged.round == (round - 1 if is_training else round) and model != logged.model:
+        raise LogRefused(
+            f"the model that came is not the one of round {logged.round} in the operator's log; nothing was trained or "
+            "sent; ask the operator"
+        )
 
 
 def _settle(job: Job, what: tuple[Step | None, int, bool], seconds: float) -> None:

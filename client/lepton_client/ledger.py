@@ -20,7 +20,7 @@ from lepton_client.ledger_files import START, LedgerDamaged, Reached
 from lepton_client.put_back import Countersigned
 from lepton_fl.errors import BudgetSpent
 from lepton_fl.privacy import budget, chain
-from lepton_fl.privacy.books import Account, Books, Declared, Left, Run, Sent, declared_fields
+from lepton_fl.privacy.books import TRAINED_ON, Account, Books, Declared, Left, Run, Sent, declared_fields
 from lepton_fl.privacy.budget import AccountState, Price
 from lepton_fl.privacy.chain import GENESIS, Damaged, Head
 
@@ -161,15 +161,17 @@ class Ledger:
             self._announced.pop(run, None)
             return head
 
-    def spent(self, data_set: str, unit: str) -> AccountState:
+    def spent(self, data_set: str, unit: str, part: str = TRAINED_ON) -> AccountState:
         """Where this account stands, with what other processes reserved."""
         with self._turn():
-            return budget.state(self._books, Account(data_set, unit))
+            return budget.state(self._books, Account(data_set, unit, part))
 
-    def price(self, declared: Declared, *, may_follow_uncovered: bool = False) -> Price:
+    def price(
+        self, declared: Declared, *, beside: Iterable[Declared] = (), may_follow_uncovered: bool = False
+    ) -> Price:
         """What a run would cost; nothing is written. See `budget.price`."""
         with self._turn():
-            return budget.price(self._books, declared, may_follow_uncovered=may_follow_uncovered)
+            return budget.price(self._books, declared, beside=beside, may_follow_uncovered=may_follow_uncovered)
 
     def run(self, run: str) -> Run | None:
         """What a run has done here; None if it was never declared."""

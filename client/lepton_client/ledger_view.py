@@ -122,7 +122,7 @@ def _run(run: Run) -> RunState:
     alone = own = None
     if declared.mechanism is not None:
         alone = epsilon_of_history(declared.segment(run.rounds), declared.delta)
-        if declared.mechanism.own_multiplier is not None:
+        if declared.mechanism.own_multiplier not in (None, declared.mechanism.noise_multiplier):
             own = epsilon_of_history(declared.segment(run.rounds, is_own=True), declared.delta)
     return RunState(declared.run, declared.operator, run.rounds, declared.rounds, alone, own, run.seconds)
 
@@ -177,7 +177,7 @@ def _account(account: AccountState) -> list[str]:
         stop = f"{account.epsilon_rdp:.2f} of {cap}, by the filter that decides from the second run on"
     relation = f" ({printable(account.neighbouring_relation)})" if account.neighbouring_relation else ""
     return [
-        f"data set    {printable(account.data_set)}, per {printable(account.unit)}{relation}",
+        f"data set    {printable(account.data_set)}{_whose(account)}, per {printable(account.unit)}{relation}",
         f"epsilon     {epsilon}",
         *_own_lines(account),
         *([f"hard stop   {stop}"] if stop else []),
@@ -185,6 +185,10 @@ def _account(account: AccountState) -> list[str]:
         f"{_count(account.steps, 'step')}",
         f"uncovered   {_count(account.uncovered, 'message')} left that no epsilon covers",
     ]
+
+
+def _whose(account: AccountState) -> str:
+    return f" ({printable(account.part)}, never trained on)" if account.part else ""
 
 
 def _own_lines(account: AccountState) -> list[str]:

@@ -50,9 +50,23 @@ usage: lepton-client VERB ...
                             every message that left: when, for which run and round, what, bytes, digest, why it might
   lepton-client ledger verify [--ledger DIR] [--home DIR]
                             whether every entry is as it was written; names the first that is not
+  lepton-client verify FILE [--model FILE] [--report FILE] [--heads FILE] [--ca FILE] [--home DIR]
+                            whether an operator's log is what was signed and seen here; names the first bad entry;
+                            --model: and whether this file is the model that one of its runs ended with;
+                            --report: and whether report.json, and the page, card and model beside it, are as signed
+  lepton-client verify --report REPORT --key HEX
+                            the same of a report alone, whose key was told in another way
+  lepton-client report REPORT [--data FILE | --own FILE] [--into DIR] [--home DIR]
+                            the consortium's report.json, the model beside it, with this institution's exact numbers:
+                            stays here, is signed here; else into HOME/reports/RUN
   lepton-client ledger accept --reason TEXT [--forget-spending] [--ledger DIR] [--home DIR]
                             after damage: keep the damaged files aside and go on from what can be read; if anything
                             was lost, every cap is taken as spent, or with --forget-spending it is not counted
+  lepton-client explain RECORD --model FILE --run RUN [--json] [--home DIR]
+                            why a model says what it says of one record: how far each column moved its score. RECORD:
+                            a JSON object of columns, or --row N --data FILE, a row of a table (the header is row 1).
+                            RUN: as with policy explain; or --task NAME --architecture NAME, as installed here.
+                            Nothing leaves this machine, and nothing of the record is written down.
 
 task=      {task}
 
@@ -68,7 +82,7 @@ metrics_port=N      figures for Prometheus on http://127.0.0.1:N/metrics (run)
 
 exit codes: 0 done, 2 configuration (also: no policy), 3 privacy (budget, ledger, self-test), 4 data, 5 model,
 7 certificate, or refused by the policy, the contract or the server, 8 invitation or enrolment, 9 disk or home in use,
-130 interrupted
+12 a log that is not what was signed or seen, 130 interrupted
 """
 
 
@@ -81,7 +95,16 @@ def main() -> None:
     if {"--help", "-h"} & {*rest} and verb not in ("check", "run"):
         sys.stdout.write(help_of(HELP, f"lepton-client {verb}").format(task=" ".join(choices("task", rest))))
         return
-    plain = {"enroll": _enroll, "status": _status, "ledger": _ledger, "policy": _policy, "review": _review}
+    plain = {
+        "enroll": _enroll,
+        "status": _status,
+        "ledger": _ledger,
+        "policy": _policy,
+        "review": _review,
+        "verify": _verify,
+        "explain": _explain,
+        "report": _report,
+    }
     with exit_on_error():
         if verb in plain:
             plain[verb](rest)
@@ -143,6 +166,55 @@ def _review(arguments: list[str]) -> None:
     from lepton_client.review import review
 
     review(arguments)
+
+
+def _verify(arguments: list[str]) -> None:
+    parser = Parser(prog="lepton-client", add_help=False, allow_abbrev=False)
+    parser.add_argument("bundle", nargs="?")
+    for option in ("--home", "--ca", "--heads", "--model", "--report", "--key"):
+        parser.add_argument(option)
+    chosen = parser.parse_args(arguments)
+
+    from pathlib import Path
+
+    from lepton_client.home import find
+    from lepton_fl.evidence.checking import HEADS, Asked, checked, read_bundle, read_ca, report_alone
+
+    if chosen.bundle is None:
+        if not (chosen.report and chosen.key):
+            raise ConfigError("without a log, --report and --key are needed; nothing was checked")
+        sys.stdout.write("\n".join(report_alone(Path(chosen.report), chosen.key)) + "\n")
+        return
+    home = find(chosen.home)
+    asked = Asked(
+        read_ca(Path(chosen.ca) if chosen.ca else home / "ca.pem"),
+        Path(chosen.heads) if chosen.heads else home / HEADS,
+        Path(chosen.model) if chosen.model else None,
+        Path(chosen.report) if chosen.report else None,
+    )
+    sys.stdout.write("\n".join(checked(read_bundle(Path(chosen.bundle)), asked)) + "\n")
+
+
+def _explain(arguments: list[str]) -> None:
+    from lepton_client.reasons import main as explain
+
+    explain(arguments)
+
+
+def _report(arguments: list[str]) -> None:
+    parser = Parser(prog="lepton-client", add_help=False, allow_abbrev=False)
+    parser.add_argument("report")
+    for option in ("--home", "--data", "--own", "--into"):
+        parser.add_argument(option)
+    chosen = parser.parse_args(arguments)
+
+    from pathlib import Path
+
+    from lepton_client.site_report import Asked, make
+
+    into = Path(chosen.into) if chosen.into else None
+    own = Path(chosen.own) if chosen.own else None
+    make(Asked(Path(chosen.report), chosen.data, own, chosen.home, into))
 
 
 def _check_schema() -> type[CheckConfig]:

@@ -16,6 +16,7 @@ MASKING = "masking"
 MASKING_RULE = "always: keys, shares, signatures and masked zeros, which hold nothing of the data"
 UNMASKING = "unmasking"
 UNMASKING_RULE = "always: shares that unmask the sum of a cohort above the threshold, once in a round"
+ENERGY = "energy"  # of a round, to two significant digits; of `policy.may_leave`, no run can ask for it
 CERTIFICATE_REQUEST = "certificate-request"
 CERTIFICATE_RULE = "always: this institution's public key, for a newer certificate"
 

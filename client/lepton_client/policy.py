@@ -14,6 +14,7 @@ from datetime import time
 from pathlib import Path
 from typing import Any
 
+from lepton_client.outbound import ENERGY
 from lepton_fl.config import build
 from lepton_fl.errors import ConfigError
 from lepton_fl.federation.contract import KINDS
@@ -26,6 +27,7 @@ from lepton_fl.privacy.units import LARGEST_EPSILON
 ANY = "any"  # alone in a list: whatever the operator names
 UNITS = ("record", "patient")
 BY_HAND, BY_POLICY = ACCEPT = ("by-hand", "by-policy")
+MAY_LEAVE = (*KINDS, ENERGY)
 REQUIRED, OPTIONAL = SECURE_AGGREGATION = ("required", "optional")
 _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
@@ -110,7 +112,7 @@ class Policy:
         _require("data_set", self.data_set[:100], is_named, "a name of 1 to 100 letters")
         _require("accept", self.accept, self.accept in ACCEPT, f"one of {', '.join(ACCEPT)}")
         for kind in self.may_leave:
-            _require("may_leave", kind, kind in KINDS, f"a list of {', '.join(KINDS)}")
+            _require("may_leave", kind, kind in MAY_LEAVE, f"a list of {', '.join(MAY_LEAVE)}")
         for name in ("tasks", "models", "strategies"):
             _refuse_vague_list(name, getattr(self, name))
         _refuse_second(self.plugins)

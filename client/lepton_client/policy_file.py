@@ -9,10 +9,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from string import Template
 
-from lepton_client.policy import approved_tasks, from_fields
+from lepton_client.policy import MAY_LEAVE, approved_tasks, from_fields
 from lepton_fl.config import config_dir
 from lepton_fl.errors import ConfigError
-from lepton_fl.federation.contract import KINDS, NOISED_UPDATE
+from lepton_fl.federation.contract import NOISED_COUNTS, NOISED_UPDATE
 from lepton_fl.files import SECRET, sync_folder
 from lepton_fl.plain_yaml import parse_yaml
 
@@ -78,7 +78,7 @@ def text(answers: Answers) -> str:
         delta=_number("delta", answers.delta),
         public_data="true" if is_public else "false",
         accept=json.dumps(answers.accept),
-        may_leave=f"[{', '.join(KINDS if is_public else (NOISED_UPDATE,))}]",
+        may_leave=f"[{', '.join(MAY_LEAVE if is_public else (NOISED_UPDATE, NOISED_COUNTS))}]",
         tasks=json.dumps([answers.task]),
         least_cohort=_whole("least-cohort", answers.least_cohort),
     )

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from lepton_fl.evaluation.counts import table_shape
 from lepton_fl.federation.client_app import ClientProgram
 from lepton_fl.federation.contract import (
     EXACT_COUNTS,
+    NOISED_COUNTS,
     NOISED_UPDATE,
     PLAIN_UPDATE,
     RECORD_COUNT,
+    SHARED_NOISE_COUNTS,
     SHARED_NOISE_UPDATE,
     SUMMED_COUNTS,
     SUMMED_UPDATE,
@@ -87,7 +88,7 @@ def hours(terms: Terms, program: ClientProgram, institutions: int, clock: Callab
     the first seconds of a process, counting the hold-out, and waiting for the others.
 
     Args:
-        program: as `terms.program` makes it for these terms, on the device to estimate for; it is not changed.
+        program: as `federation.program` makes it for these terms, on the device to estimate for; it is not changed.
         clock: seconds, `time.perf_counter`.
 
     Returns:
@@ -117,17 +118,21 @@ def megabytes_out(terms: Terms, program: ClientProgram, kinds: Iterable[str]) ->
     word_bytes = (WIRE_BITS if program.shared is None else program.shared.wire_bits) // 8
     masked: int = _STEPS_BYTES + word_bytes * sum(tensors)
     update: int = masked if terms.is_summed else sum(_HEADER_BYTES + 4 * numbers for numbers in tensors)
-    counted = math.prod(table_shape(program.outputs))
+    counted = sum(part.cells for part in program.evaluating.parts(terms.rounds))
     sizes = {
         NOISED_UPDATE: update,
         SHARED_NOISE_UPDATE: masked,
         SUMMED_UPDATE: masked,
+        NOISED_COUNTS: _STEPS_BYTES + 2 * _COUNT_BYTES * counted,
+        SHARED_NOISE_COUNTS: _STEPS_BYTES + 2 * _COUNT_BYTES * counted,
         SUMMED_COUNTS: _STEPS_BYTES + 2 * 3 * counted,
         PLAIN_UPDATE: update,
         RECORD_COUNT: _FIGURE_BYTES,
         EXACT_COUNTS: _COUNT_BYTES * counted,
     }
-    return terms.rounds * sum(sizes[kind] for kind in kinds) / 1e6
+    evaluated = sum(program.evaluating.is_due(round) for round in range(1, terms.rounds + 1))
+    times = dict.fromkeys((NOISED_COUNTS, SHARED_NOISE_COUNTS, SUMMED_COUNTS, EXACT_COUNTS), evaluated)
+    return sum(times.get(kind, terms.rounds) * sizes[kind] for kind in kinds) / 1e6
 
 
 def duration(hours: float) -> str:

@@ -112,6 +112,8 @@ def _lines(
     yield from explanation(position.policy, considered.proposal, considered.clauses)
     yield from own_share(considered.declared)
     yield f"model       {contract.terms['model']['kind']}, strategy {contract.terms['strategy']['kind']}"
+    if contract.terms["fairness"]["kind"] != "none":
+        yield f"fairness    {', '.join(f'{name} {value}' for name, value in contract.terms['fairness'].items())}"
     yield f"leaves      {', '.join(contract.must_leave)}; also asked for: {', '.join(contract.may_leave) or 'nothing'}"
     yield f"software    {', '.join(f'{name} {version}' for name, version in contract.software.items())}"
     yield from identities(contract, changed)

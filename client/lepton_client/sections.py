@@ -11,13 +11,16 @@ from pathlib import Path
 
 import torch
 
+from lepton_client.outbound import ENERGY
 from lepton_client.policy import Policy
 from lepton_fl.federation.client_app import DECLARED_WEIGHT
 from lepton_fl.federation.contract import (
     EXACT_COUNTS,
+    NOISED_COUNTS,
     NOISED_UPDATE,
     PLAIN_UPDATE,
     RECORD_COUNT,
+    SHARED_NOISE_COUNTS,
     SHARED_NOISE_UPDATE,
     SUMMED_COUNTS,
     SUMMED_UPDATE,
@@ -45,8 +48,8 @@ def leaves(policy: Policy | None) -> Section:
     budget, may = policy.budget, policy.may_leave
     said = [
         "in every run: this machine's address, this institution's certificate, the version of Lepton FL, when it "
-        "connects and answers, its signature under the contract or the clause of its policy that refuses, and the "
-        "number and digest of its ledger's last entry",
+        "connects and answers, its signature under the contract or the clause of its policy that refuses, the number "
+        "and digest of its ledger's last entry, and its signature under the last head of the operator's log",
         "each round of a run with this institution's own noise: "
         + (
             f"the model's parameters after training with noise, 4 bytes each, and a weight of {DECLARED_WEIGHT}; no "
@@ -86,13 +89,28 @@ def leaves(policy: Policy | None) -> Section:
             if SUMMED_COUNTS in may
             else ""
         ),
-        "each evaluation: "
+        "each evaluation of a run with noise: "
+        + (
+            "histograms of the hold-out, group by label by score, with this institution's noise; who is held out is "
+            f"trained on by nobody, and over all runs at most epsilon {budget.epsilon:g} at delta {budget.delta:g} per "
+            f"{budget.unit} is told of them (policy.may_leave: {NOISED_COUNTS}, {SHARED_NOISE_COUNTS})"
+            if {NOISED_COUNTS, SHARED_NOISE_COUNTS} & {*may}
+            else f"under masks noise alone, and without masks that it is declined (policy.may_leave: {NOISED_COUNTS})"
+        ),
+        "each evaluation of a run without it: "
         + (
             "exact counts of the hold-out, label by score or by guess, so also how many records it has, and the sum of "
             f"their losses; no epsilon covers them (policy.may_leave: {EXACT_COUNTS}); at most "
             f"{policy.run.holdout_share:g} of the records are held out (policy.run.holdout_share)"
             if EXACT_COUNTS in may
             else f"only that it is declined (policy.may_leave lacks {EXACT_COUNTS})"
+        ),
+        "what a round took: "
+        + (
+            "seconds, joules and bytes, to two significant digits; no epsilon covers them, and a duration tells "
+            f"something of how many records there are (policy.may_leave: {ENERGY})"
+            if ENERGY in may
+            else f"nothing (policy.may_leave lacks {ENERGY})"
         ),
         "a round that fails here: the name of the error's type; what it says stays here",
     ]

@@ -16,7 +16,17 @@ from lepton_client.standing import Standing
 from lepton_fl.link import frames
 from lepton_fl.link.frames import Assembler, BadFrame, Parts
 from lepton_fl.privacy.books import Sent
-from lepton_fl.v1.federation_pb2 import Begin, Chunk, ClientFrame, Countersigned, Heartbeat, Held, Hello, Welcome
+from lepton_fl.v1.federation_pb2 import (
+    Begin,
+    Checkpoint,
+    Chunk,
+    ClientFrame,
+    Countersigned,
+    Heartbeat,
+    Held,
+    Hello,
+    Welcome,
+)
 from lepton_fl.v1.federation_pb2_grpc import FederationStub
 
 _OUTBOX_FRAMES = 8  # an upload waits for the network, not for memory
@@ -47,7 +57,7 @@ class Ended:
     stay_away: bool = False
 
 
-Event = Welcome | Instruction | Acknowledged | Ended
+Event = Welcome | Checkpoint | Instruction | Acknowledged | Ended
 
 
 @dataclass(frozen=True)
@@ -167,6 +177,8 @@ class Stream:
                 elif kind == "ack":
                     self._acknowledged = frame.ack.reply_to_message_id
                     self.events.put(Acknowledged(frame.ack.reply_to_message_id))
+                elif kind == "checkpoint":
+                    self.events.put(frame.checkpoint)
                 elif kind == "countersigned":
                     self._heads.put(frame.countersigned)
                 elif kind == "goodbye":

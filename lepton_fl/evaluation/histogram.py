@@ -104,7 +104,7 @@ def count(
             to people. Else every record is counted, for a promise to records.
     """
     table = np.zeros(layout.shape, dtype=np.int64)
-    counted = _one_of_each(examples) if one_per_subject else torch.arange(len(examples))
+    counted = one_of_each(examples) if one_per_subject else torch.arange(len(examples))
     device = device_of(model)
     model.eval()
     with torch.inference_mode():
@@ -134,7 +134,7 @@ def _bins(logits: Tensor, layout: Layout) -> npt.NDArray[np.int64]:
     return (scores.nan_to_num(nan=0.0) * layout.bins).long().clamp(0, layout.bins - 1).cpu().numpy()
 
 
-def _one_of_each(examples: Examples) -> Tensor:
+def one_of_each(examples: Examples) -> Tensor:
     """Where the one record of each subject is that counts, int64, ascending.
 
     The one with the least hash of the record itself: a function of the subject's own records. A choice by place or by

@@ -11,9 +11,7 @@ import numpy.typing as npt
 from lepton_fl.evaluation.intervals import least
 
 if TYPE_CHECKING:
-    # With torch, for which nobody who looks at figures waits.
-    from lepton_fl.evaluation.counts import Counts
-    from lepton_fl.evaluation.histogram import Histogram
+    from lepton_fl.evaluation.histogram import Histogram  # with torch, for which nobody who looks at figures waits
 
 SCORE_BINS = 1000
 LEAST_BINS = 10  # of a score: from fewer neither an order nor a probability can be told
@@ -27,20 +25,6 @@ class Metrics:
     accuracy: float | None  # share classified right (two classes: score >= 0.5); None without records
     auc: float | None  # area under the ROC curve; None for more than two classes, or where one is absent
     loss: float | None  # mean cross-entropy, nats
-
-
-def from_counts(counts: Counts) -> Metrics:
-    """Every figure these counts allow."""
-    records = counts.records
-    if records == 0:
-        return Metrics(0, None, None, None)
-    is_binary = counts.table.shape == (2, SCORE_BINS)  # label by score bin; otherwise label by guess
-    if is_binary:
-        half = SCORE_BINS // 2
-        right = int(counts.table[0, :half].sum() + counts.table[1, half:].sum())
-    else:
-        right = int(np.trace(counts.table))
-    return Metrics(records, right / records, auc(counts.table) if is_binary else None, counts.loss_sum / records)
 
 
 def metrics_of(histogram: Histogram) -> Metrics:

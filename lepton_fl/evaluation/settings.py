@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lepton_fl.errors import ConfigError
+from lepton_fl.evaluation.metrics import SCORE_BINS
 from lepton_fl.privacy.accounting import MOST_SKELLAM_EPSILON
 
 
@@ -43,3 +44,10 @@ class Private(Evaluation):
 @dataclass
 class Exact(Evaluation):
     """Counts without noise: no epsilon covers them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if SCORE_BINS % self.bins:
+            raise ConfigError(
+                f"evaluation.bins must divide {SCORE_BINS} where counts are exact (say 10, 20, 50), got {self.bins}"
+            )

@@ -9,6 +9,7 @@ Source: RFC 8785 (the one form of JSON).
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,6 +55,11 @@ class ContractOf:
 
     content: bytes
     signed: Signed
+
+    @property
+    def sha256(self) -> str:
+        """Its name, in hex."""
+        return hashlib.sha256(self.content).hexdigest()
 
 
 @dataclass(frozen=True)

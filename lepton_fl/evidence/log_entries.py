@@ -29,7 +29,8 @@ _COMMITMENT = b"lepton-fl/commitment/1\0"
 DECLINED, FAILED, NOT_ASKED, SECOND_REPLY, UNUSABLE = "declined", "failed", "not asked", "second reply", "unusable"
 REASONS = (DECLINED, FAILED, NOT_ASKED, SECOND_REPLY, UNUSABLE)  # why a round left an institution's answer out
 ENDED = ("finished", "failed", "abandoned")
-VERDICTS = ("released", "held", "overridden")
+RELEASED, HELD, OVERRIDDEN = "released", "held", "overridden"
+VERDICTS = (RELEASED, HELD, OVERRIDDEN)
 EDITIONS = ("public", "consortium")
 ACTIONS = ("open", "close")
 
@@ -120,7 +121,8 @@ FIELDS: Mapping[str, Mapping[str, Holds]] = {
         "skipped": _is_flag,
         "epsilon": _or_none(_is_number),
     },
-    # Something left under noise besides the models: an evaluation, attributions. Whose epsilon: `of`, say held-out.
+    # Something was released besides the models: an evaluation, attributions. Epsilon and delta are what the run's
+    # releases up to this one cost each of the people they are `of`, say those held out; None: nothing covers them.
     "release": {
         "run": _RUN,
         "round": _is_whole,

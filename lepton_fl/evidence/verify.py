@@ -99,6 +99,12 @@ def check_model(findings: Findings, content: bytes) -> str | None:
     return str(ended[-1].fields["run"]) if ended else None
 
 
+def verdict_of(findings: Findings, run: str) -> str | None:
+    """What the gates of a run said last: one of `log_entries.VERDICTS`; None where it had none."""
+    said = [one.fields["verdict"] for one in findings.entries if one.kind == "gate" and one.fields["run"] == run]
+    return str(said[-1]) if said else None
+
+
 def _entries(bundle: Bundle) -> tuple[tuple[Entry, ...], list[Problem]]:
     read: list[Entry] = []
     for index, content in enumerate(bundle.entries):
@@ -136,7 +142,7 @@ def _keys(log: _Log) -> Iterator[Problem]:
 
 def _agreements(log: _Log) -> Iterator[Problem]:
     """Contracts are the operator's, and whoever accepted one signed it."""
-    contracts = {hashlib.sha256(one.content).hexdigest(): one for one in log.bundle.contracts}
+    contracts = {one.sha256: one for one in log.bundle.contracts}
     for digest, one in contracts.items():
         why = _unsigned(one.signed, signature.CONTRACT, one.content, (signature.OPERATOR, log.ca), None)
         if why:
@@ -169,9 +175,10 @@ def _order(entries: Sequence[Entry]) -> Iterator[Problem]:
     for index, entry in enumerate(entries):
         run = str(entry.fields.get("run"))
         if entry.kind == "round":
-            if entry.fields["round"] != rounds.get(run, -1) + 1:
-                yield Problem(index, f"round {entry.fields['round']} does not follow the one before")
-            rounds[run] = entry.fields["round"]
+            round = entry.fields["round"]
+            if round != rounds.get(run, round - 1) + 1:  # a log can begin in the middle of a run
+                yield Problem(index, f"round {round} does not follow the one before")
+            rounds[run] = round
         elif entry.kind == "run-ended":
             rounds[run] = 1 << 53  # no round follows
 

@@ -13,12 +13,15 @@ import torch
 from torch import nn
 
 from lepton_fl.errors import ConfigError
-from lepton_fl.evaluation.counts import Counts, count
+from lepton_fl.evaluation.loss import summed_loss
 from lepton_fl.federation.arrays import load_arrays, to_arrays
+from lepton_fl.federation.evaluating import Evaluating, Tables
+from lepton_fl.federation.histograms import to_record
 from lepton_fl.flower import ClientApp, Context, Message, MetricRecord, RecordDict
 from lepton_fl.models.shape import Shape
 from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.privacy.rounds_spent import RoundsSpent
+from lepton_fl.strategies.agnostic import Scores
 from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY
 from lepton_fl.training.clipped_sum import OpacusClippedSum
 from lepton_fl.training.device import device_of, full_precision, layers_seeded
@@ -30,6 +33,8 @@ from lepton_fl.training.self_test import AsRun, Claimed, UnsoundMechanism, check
 from lepton_fl.training.settings import Training
 from lepton_fl.training.shared_noise import SharedDraws, SharedMechanism, release
 from lepton_fl.training.shared_self_test import SharedAsRun, check_shared_mechanism
+from lepton_fl.training.weights import WEIGHTS_KEY, weighted
+from lepton_fl.training.weights import checked as checked_weights
 
 DECLARED_WEIGHT = 1  # under privacy every institution weighs the same, since its record count is private
 
@@ -44,10 +49,13 @@ class ClientProgram:
     mechanism: Mechanism | None  # None under privacy=none
     rounds: int  # that the noise was made for
     randomness: Randomness
+    evaluating: Evaluating
     claimed: Claimed | None = None  # what the accountant was told of the mechanism; without it no private run starts
     is_counted: bool = True  # without a mechanism: the reply tells how many records there are, and their loss
     shared: SharedMechanism | None = None  # instead of the mechanism: the cohort's sum alone has the whole noise
     shape: Shape | None = None  # of the records, for the self-test of shared noise
+    cells: int = 1  # groups of people in the task, crossed
+    scores: Scores | None = None  # under AFL, what each institution weighs by
 
     def on(self, device: torch.device) -> ClientProgram:
         """The same program with its model moved to that device; training and counting follow it there.
@@ -79,7 +87,7 @@ def client_app(program: ClientProgram, sites: Mapping[str, Site], spent: RoundsS
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        return answer_evaluation(program, sites[str(context.node_config["institution"])], message)
+        return answer_evaluation(program, sites[str(context.node_config["institution"])], message, spent)
 
     return app
 
@@ -144,7 +152,9 @@ def train(program: ClientProgram, site: Site, message: Message, task: LocalTask)
         else:
             loss = train_plainly(program.model, site.train, program.training, task)
             if program.is_counted:
-                metrics = MetricRecord({WEIGHT_KEY: len(site.train), TRAIN_LOSS_KEY: loss})
+                scores, institution = program.scores, site.institution
+                weight = len(site.train) if scores is None else scores.weight(institution, task.round, loss)
+                metrics = MetricRecord({WEIGHT_KEY: weight, TRAIN_LOSS_KEY: loss})
     return metrics
 
 
@@ -156,25 +166,51 @@ def share_of_step(program: ClientProgram, site: Site, message: Message, task: Lo
     device, source = device_of(program.model), task.randomness
     draws = SharedDraws(source.stream("sampling"), source.stream("rounding"), source.stream("noise"))
     with layers_seeded(source.stream("layers").integer(), device), full_precision(device):
+        examples = weighted(site.train, task.weights)
         return release(
-            program.model, site.train, program.shared, OpacusClippedSum(), draws, program.training.physical_batch
+            program.model, examples, program.shared, OpacusClippedSum(), draws, program.training.physical_batch
         )
 
 
-def answer_evaluation(program: ClientProgram, site: Site, message: Message) -> Message:
-    """Count the hold-out under the message's model."""
-    counts = counted(program, site, message)
-    metrics = MetricRecord(
-        {WEIGHT_KEY: counts.records, "loss-sum": counts.loss_sum, "counts": counts.table.ravel().tolist()}
-    )
-    return Message(RecordDict({"metrics": metrics}), reply_to=message)
+def answer_evaluation(program: ClientProgram, site: Site, message: Message, spent: RoundsSpent) -> Message:
+    """Count the hold-out under the message's model; what is told of it has the noise that the plan says, or none."""
+    task = local_task(program, site, message)
+    pay_for_evaluation(program, site.institution, task.round, spent)
+    exact = counted(program, site, message, task.round)
+    tables = program.evaluating.released(exact.tables, task.round, task.randomness.stream("evaluation-noise"))
+    loss_sum = None if program.evaluating.is_private else exact.loss_sum
+    return Message(RecordDict({"metrics": to_record(tables, loss_sum, 1)}), reply_to=message)
 
 
-def counted(program: ClientProgram, site: Site, message: Message) -> Counts:
-    """The hold-out's counts under the message's model."""
+def pay_for_evaluation(program: ClientProgram, institution: str, round: int, spent: RoundsSpent) -> None:
+    """The round's evaluation is noted as spent, before a record is scored; an exact one costs nothing that counts.
+
+    Raises:
+        BudgetSpent: it was begun before, or is more than was planned.
+        ConfigError: the plan has none in this round.
+    """
+    program.evaluating.parts(round)
+    for charge, number in program.evaluating.due(round):
+        spent.begin(institution, number, charge.releases, charge.name)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Exact counts of one institution; nothing that may leave under a promise."""
+
+    tables: Tables
+    loss_sum: float  # nats, over the hold-out; each record at most `histograms.LARGEST_LOSS`
+
+
+def counted(program: ClientProgram, site: Site, message: Message, round: int) -> Counted:
+    """The hold-out's histograms under the message's model."""
     load_arrays(program.model, message.content.array_records["arrays"])
+    physical_batch = program.training.physical_batch
     with full_precision(device_of(program.model)):
-        return count(program.model, site.holdout, program.outputs, program.training.physical_batch)
+        tables = program.evaluating.counted(program.model, site, round, physical_batch)
+        # Whose histograms have noise tells no exact loss.
+        is_told = not program.evaluating.is_private
+        return Counted(tables, summed_loss(program.model, site.holdout, physical_batch) if is_told else 0.0)
 
 
 def local_task(program: ClientProgram, site: Site, message: Message) -> LocalTask:
@@ -187,4 +223,13 @@ def local_task(program: ClientProgram, site: Site, message: Message) -> LocalTas
         raise ValueError("server-round is not a positive integer")
     if not isinstance(proximal_mu, (int, float)) or not 0 <= proximal_mu < math.inf:
         raise ValueError("proximal-mu is not a number >= 0")
-    return LocalTask(round, float(proximal_mu), program.randomness.within(site.institution, round))
+    weights = site.weights if WEIGHTS_KEY not in config else weights_of(config[WEIGHTS_KEY], program)
+    return LocalTask(round, float(proximal_mu), program.randomness.within(site.institution, round), weights)
+
+
+def weights_of(value: object, program: ClientProgram) -> npt.NDArray[np.float64]:
+    """The weights of groups in an instruction; raises `ValueError` unless they are what this task's groups need."""
+    cells, labels = program.cells, max(2, program.outputs)
+    if not isinstance(value, list) or len(value) != cells * labels or not all(type(one) is float for one in value):
+        raise ValueError(f"{WEIGHTS_KEY} is not a list of {cells * labels} numbers, one for each group and label")
+    return checked_weights(np.array(value, dtype=np.float64).reshape(cells, labels))

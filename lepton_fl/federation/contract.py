@@ -18,6 +18,7 @@ from importlib.metadata import version
 from typing import Any
 
 from lepton_fl.errors import ConfigError
+from lepton_fl.evaluation.settings import Private
 from lepton_fl.federation.terms import SHARED, Terms, from_json, to_json
 from lepton_fl.privacy.units import Budgeted, NoPrivacy
 
@@ -32,18 +33,23 @@ NOISED_UPDATE = "noised-update"  # a model trained with the institution's own no
 SHARED_NOISE_UPDATE = "shared-noise-update"  # a step with the institution's share of the noise, in a masked sum alone
 SUMMED_UPDATE = "summed-update"  # an update without noise that nobody else can subtract, in a masked sum alone
 SUMMED_COUNTS = "summed-counts"  # of the hold-out, in a masked sum alone; no epsilon covers them
+NOISED_COUNTS = "noised-counts"  # of the hold-out, with all the noise of this institution's own
+SHARED_NOISE_COUNTS = "shared-noise-counts"  # the same with the institution's share of it, in a masked sum alone
 PLAIN_UPDATE = "plain-update"  # a model trained without, or with noise that a seed lets others subtract
 RECORD_COUNT = "record-count"  # how many records were trained on, and their mean loss
 EXACT_COUNTS = "exact-counts"  # of the hold-out, label by score; no epsilon covers them
 KINDS = (
     NOISED_UPDATE,
     SHARED_NOISE_UPDATE,
+    NOISED_COUNTS,
+    SHARED_NOISE_COUNTS,
     SUMMED_UPDATE,
     SUMMED_COUNTS,
     PLAIN_UPDATE,
     RECORD_COUNT,
     EXACT_COUNTS,
 )
+COVERED = frozenset({NOISED_UPDATE, SHARED_NOISE_UPDATE, NOISED_COUNTS, SHARED_NOISE_COUNTS})  # by an epsilon
 
 
 @dataclass
@@ -104,7 +110,7 @@ def offer(terms: Terms, run_id: int, federation: str, who: Parties, purpose: Pur
         institutions=who.institutions,
         least_cohort=who.least_cohort,
         must_leave=must_leave(terms),
-        may_leave=(SUMMED_COUNTS if terms.is_summed else EXACT_COUNTS,),
+        may_leave=may_leave(terms),
         unit=terms.privacy.unit,
         neighbouring_relation=terms.privacy.neighbouring_relation,
         secure_aggregation=terms.is_summed,
@@ -122,6 +128,18 @@ def must_leave(terms: Terms) -> tuple[str, ...]:
     if terms.is_summed:
         return (SUMMED_UPDATE,)
     return (PLAIN_UPDATE, RECORD_COUNT) if type(terms.privacy) is NoPrivacy else (PLAIN_UPDATE,)
+
+
+def may_leave(terms: Terms) -> tuple[str, ...]:
+    """The kinds of message that judging the model under these terms sends; training can do without them."""
+    if not isinstance(terms.evaluation, Private):
+        return (SUMMED_COUNTS if terms.is_summed else EXACT_COUNTS,)
+    if not is_covered(terms):
+        # With noise, and by a seed or otherwise others can subtract it.
+        return (SUMMED_COUNTS if terms.is_summed else EXACT_COUNTS,)
+    if terms.noise != SHARED:
+        return (NOISED_COUNTS,)
+    return (SHARED_NOISE_COUNTS, NOISED_COUNTS) if terms.evaluation.by_institution else (SHARED_NOISE_COUNTS,)
 
 
 def is_covered(terms: Terms) -> bool:
@@ -229,6 +247,7 @@ def _refuse_contradictions(contract: Contract, terms: Terms) -> None:
         "unit": (contract.unit, terms.privacy.unit),
         "neighbouring_relation": (contract.neighbouring_relation, terms.privacy.neighbouring_relation),
         "must_leave": (contract.must_leave, must_leave(terms)),
+        "may_leave": (contract.may_leave, may_leave(terms)),
         "secure_aggregation": (contract.secure_aggregation, terms.is_summed),
         "identities": (sorted(contract.identities), sorted(contract.institutions) if terms.is_summed else []),
     }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lepton_fl.fairness.settings import Weighing
 from lepton_fl.federation.arrays import BadArrays, Template, checked
 from lepton_fl.federation.contract import COHORT_KEY, CONTRACT_KEY, Contract, digest
 from lepton_fl.federation.terms import Terms
 from lepton_fl.flower import ConfigRecord, Message, MessageType
 from lepton_fl.strategies.averaging import FedProx
+from lepton_fl.training.weights import LEAST, MOST, WEIGHTS_KEY
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ def drift(agreed: Agreed, message: Message) -> str | None:
     if asked != agreed.sha256:
         return f"contract: signed {agreed.sha256[:12]}, now {_short(asked)}"
     is_training = message.metadata.message_type == MessageType.TRAIN
-    said = _of_round(agreed, config) or (_of_pull(agreed.terms, config) if is_training else None)
+    said = _of_round(agreed, config) or (_of_pull if is_training else _of_plan)(agreed.terms, config)
+    said = said or _of_weights(agreed.terms, config, is_training=is_training)
     return said or _of_model(agreed.template, message)
 
 
@@ -47,10 +50,35 @@ def _of_round(agreed: Agreed, config: ConfigRecord) -> str | None:
     return None
 
 
+def _of_plan(terms: Terms, config: ConfigRecord) -> str | None:
+    round, every = int(str(config["server-round"])), terms.evaluation.every
+    if round == terms.rounds or round % every == 0:
+        return None
+    return f"evaluation.every: signed {every} and the last round, now round {round}"
+
+
 def _of_pull(terms: Terms, config: ConfigRecord) -> str | None:
     pull = config.get("proximal-mu", 0.0)
     signed = terms.strategy.proximal_mu if isinstance(terms.strategy, FedProx) else 0.0
     return None if pull == signed else f"strategy.proximal_mu: signed {signed:g}, now {_short(pull)}"
+
+
+def _of_weights(terms: Terms, config: ConfigRecord, *, is_training: bool) -> str | None:
+    """Weights of groups come only in a training instruction, of a run that was signed with a fairness that has them."""
+    if WEIGHTS_KEY not in config:
+        return None
+    if not (is_training and terms.fairness.steers):
+        return "fairness: signed without weights of groups from the operator, now with some"
+    value, labels = config[WEIGHTS_KEY], max(2, terms.task.shape().outputs)
+    many = terms.task.groups().cells * labels
+    if not isinstance(value, list) or len(value) != many or not all(type(one) is float for one in value):
+        return f"fairness: signed {many} weights of groups, now something else"
+    most = terms.fairness.most if isinstance(terms.fairness, Weighing) else MOST
+    # The bounds of `weighing.bounded`, with room for a last bit.
+    low, high = max(LEAST, 1 / most) * (1 - 1e-9), min(MOST, most) * (1 + 1e-9)
+    if not all(low <= one <= high for one in map(float, value)):
+        return f"fairness.most: signed {most:g}, now weights of groups beyond it"
+    return None
 
 
 def _of_model(template: Template, message: Message) -> str | None:

@@ -33,6 +33,8 @@ class RoundReport:
     seconds: float = 0.0
     skipped: str | None = None  # why the model is the one before; None if the round made a new one
     not_evaluated: Mapping[str, str] = field(default_factory=dict)  # institution: why it counted nothing
+    histograms: Mapping[str, Any] | None = None  # that were released, `histograms.as_plain`; None: no evaluation
+    held_out: Mapping[str, float] | None = None  # epsilon and delta of who is held out, after it; None: none covers it
 
     def as_plain(self) -> dict[str, Any]:
         """Only dictionaries, lists, texts and numbers; `from_plain` is the inverse."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 from uuid import uuid4
 
 from lepton_fl.errors import LeptonError
@@ -31,11 +33,45 @@ def node_id_of(institution: str) -> int:
     return int.from_bytes(hashlib.sha256(institution.encode()).digest()[:8], "big") >> 1
 
 
+class Watch(Protocol):
+    """Told whose turn it is."""
+
+    def turn(self, institution: str, message: Message) -> AbstractContextManager[None]:
+        """Around everything from this message to its answer."""
+
+    def computing(self, message: Message) -> AbstractContextManager[None]:
+        """Inside a turn, around the app's own part."""
+
+    def carried(self, down: int, up: int) -> None:
+        """Bytes of the message and of its answer."""
+
+
+class Unwatched:
+    """Nobody is told."""
+
+    def turn(self, institution: str, message: Message) -> AbstractContextManager[None]:
+        """See `Watch.turn`."""
+        return nullcontext()
+
+    def computing(self, message: Message) -> AbstractContextManager[None]:
+        """See `Watch.computing`."""
+        return nullcontext()
+
+    def carried(self, down: int, up: int) -> None:
+        """See `Watch.carried`."""
+
+
 class LocalGrid(Grid):
     """Institutions are called one after another; whose turn it is first changes nothing."""
 
-    def __init__(self, app: Callable[[Message, Context], Message], institutions: Sequence[str]) -> None:
+    def __init__(
+        self,
+        app: Callable[[Message, Context], Message],
+        institutions: Sequence[str],
+        watch: Watch = Unwatched(),  # noqa: B008 - it has no state
+    ) -> None:
         self._app = app
+        self._watch = watch
         self._run = enter_run(LOCAL_RUN)
         self.names = {node_id_of(name): name for name in institutions}
         self._contexts = {
@@ -92,7 +128,12 @@ class LocalGrid(Grid):
         there = Route(LOCAL_RUN, operator, node_id, message_id=uuid4().hex)
         back = Route(LOCAL_RUN, node_id, operator, message_id=uuid4().hex, reply_to=there.message_id)
         try:
-            return decode(self._call(decode(encode(message), there), node_id), back)
+            with self._watch.turn(self.names[node_id], message):
+                instruction = encode(message)
+                with self._watch.computing(message):
+                    reply = self._call(decode(instruction, there), node_id)
+                self._watch.carried(instruction.size(), reply.size())
+                return decode(reply, back)
         except BadMessage as error:
             return Message(Error(CLIENT_APP_RAISED, str(error)), reply_to=message)
 

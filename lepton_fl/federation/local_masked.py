@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lepton_fl.federation.client_app import ClientProgram, self_test
-from lepton_fl.federation.local_grid import LOCAL_RUN, LocalGrid
+from lepton_fl.federation.local_grid import LOCAL_RUN, LocalGrid, Unwatched, Watch
 from lepton_fl.federation.masked_app import AnsweredOnce, Computes, MaskedApp, Own, at_once
 from lepton_fl.federation.secure_grid import Cohort, SecureGrid, undecided
 from lepton_fl.federation.summed import Sums
@@ -28,9 +28,13 @@ class LocalMasked:
     identities: Mapping[str, bytes]
     contract: bytes  # what stands for its SHA-256
 
-    def grid(self, sums: Sums) -> tuple[SecureGrid, Mapping[int, str]]:
+    def grid(
+        self,
+        sums: Sums,
+        watch: Watch = Unwatched(),  # noqa: B008 - it has no state
+    ) -> tuple[SecureGrid, Mapping[int, str]]:
         """The grid that adds them up, and the names of its nodes."""
-        inner = LocalGrid(self._answer, [*self.apps])
+        inner = LocalGrid(self._answer, [*self.apps], watch)
         cohort = Cohort(LOCAL_RUN, self.contract, self.identities, inner.names)
         return SecureGrid(inner, cohort, sums, undecided), inner.names
 

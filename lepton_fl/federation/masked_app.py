@@ -13,10 +13,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lepton_fl.federation.arrays import checked, sha256_of, to_arrays
-from lepton_fl.federation.client_app import ClientProgram, counted, local_task, share_of_step, train
+from lepton_fl.federation.client_app import (
+    ClientProgram,
+    Counted,
+    counted,
+    local_task,
+    pay_for_evaluation,
+    share_of_step,
+    train,
+)
 from lepton_fl.federation.codec import BadMessage
 from lepton_fl.federation.steps import ECHOES, INBOX, PARAMS, ROSTER, SURVIVORS, Step, answer, step_of
-from lepton_fl.federation.summed import Sums, Trained, evaluation_words, share_words, training_words
+from lepton_fl.federation.summed import Made, Sums, Trained, evaluation_words, share_words, training_words
 from lepton_fl.flower import Context, Message, MessageType
 from lepton_fl.privacy.rounds_spent import RoundsSpent
 from lepton_fl.secure_aggregation.keys import Identity
@@ -111,7 +119,7 @@ class MaskedApp:
         round = local_task(self._computes.program, self._computes.site, message).round
         self.round, self._purpose = round, purpose
         model = sha256_of(checked(message.content.array_records["arrays"], sums.template))
-        schema = sums.schema(purpose)
+        schema = sums.schema(purpose, round)
         agreed = Agreed(
             run_id=own.run_id,
             contract=own.contract,
@@ -139,8 +147,12 @@ class MaskedApp:
         computes, purpose, round = self._computes, what[0], what[1]
         if purpose == MessageType.TRAIN:
             computes.spent.begin(computes.site.institution, round, computes.program.rounds)
-        work = _training if purpose == MessageType.TRAIN else _evaluation
-        self._computing = what, computes.begin(lambda: work(computes, message))
+            self._computing = what, computes.begin(lambda: _training(computes, message))
+            return
+        if computes.is_counting:
+            pay_for_evaluation(computes.program, computes.site.institution, round, computes.spent)
+        slot = sorted(self._own.identities).index(self._own.institution)
+        self._computing = what, computes.begin(lambda: _evaluation(computes, message, slot))
 
     def _upload(self, message: Message, member: Member, inbox: bytes) -> Message:
         if self._computing is None:
@@ -172,10 +184,16 @@ def _training(computes: Computes, message: Message) -> Words:
     return training_words(sums, Trained(before, after, records, None if loss is None else float(str(loss))), rounding)
 
 
-def _evaluation(computes: Computes, message: Message) -> Words:
-    counts = counted(computes.program, computes.site, message) if computes.is_counting else None
-    source = local_task(computes.program, computes.site, message).randomness.stream("masked-rounding")
-    return evaluation_words(computes.sums, counts, source.random_bytes)
+def _evaluation(computes: Computes, message: Message, slot: int) -> Words:
+    program, site = computes.program, computes.site
+    task = local_task(program, site, message)
+    rounding = task.randomness.stream("masked-rounding").random_bytes
+    exact = Counted(program.evaluating.nothing(task.round), 0.0)
+    if computes.is_counting:
+        exact = counted(program, site, message, task.round)
+    tables = program.evaluating.released(exact.tables, task.round, task.randomness.stream("evaluation-noise"))
+    made = Made(tables, exact.loss_sum, computes.is_counting, slot)
+    return evaluation_words(computes.sums, task.round, made, rounding)
 
 
 def at_once(work: Callable[[], Words]) -> Computing:

@@ -10,10 +10,9 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from lepton_fl.evaluation.counts import LARGEST_LOSS, Counts
 from lepton_fl.federation.arrays import BadArrays, Template, checked
+from lepton_fl.federation.evaluating import Evaluating
+from lepton_fl.federation.histograms import BadHistograms, Evaluated, from_record
 from lepton_fl.flower import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY
 
@@ -34,7 +33,7 @@ class Expected:
     """What replies of this run must look like."""
 
     template: Template
-    counts_shape: tuple[int, int]
+    evaluating: Evaluating
     weight_cap: int  # the most an institution's claimed weight can count; under privacy all weigh 1
     most_records: int  # that an evaluation may count
     with_loss: bool  # privacy=none: replies tell the training loss
@@ -118,26 +117,19 @@ def _clean(reply: Message, expected: Expected) -> Message:
     return reply
 
 
-def counts_of(reply: Message, expected: Expected) -> Counts:
-    """The counts in an evaluation reply.
+def evaluated(reply: Message, expected: Expected, round: int, noises: int) -> Evaluated:
+    """What an evaluation's reply shows.
+
+    Args:
+        noises: institutions whose noise may be in it.
 
     Raises:
-        BadReply: wrong length, negative counts, more records than the weight cap, a loss out of range.
+        BadReply: another histogram than is due, a wrong length, a cell or a loss out of range.
     """
-    metrics = _metrics(_content(reply))
-    cells = metrics.get("counts")
-    rows, columns = expected.counts_shape
-    if not isinstance(cells, list) or len(cells) != rows * columns:
-        raise BadReply("its counts do not have the expected length")
-    if not all(type(cell) is int and 0 <= cell <= expected.most_records for cell in cells):
-        raise BadReply("its counts are not whole numbers from 0 to the weight cap")
-    table = np.array(cells, dtype=np.int64).reshape(expected.counts_shape)
-    if table.sum() > expected.most_records:
-        raise BadReply("it counts more records than the weight cap")
-    loss_sum = _number(metrics, "loss-sum")
-    if not 0 <= loss_sum <= LARGEST_LOSS * int(table.sum()) * (1 + 1e-9):
-        raise BadReply("its loss is out of range")
-    return Counts(table, float(loss_sum))
+    try:
+        return from_record(expected.evaluating, round, _metrics(_content(reply)), (expected.most_records, noises))
+    except BadHistograms as error:
+        raise BadReply(str(error)) from error
 
 
 def _content(reply: Message) -> RecordDict:

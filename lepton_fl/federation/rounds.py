@@ -14,24 +14,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
 
 import numpy as np
 
 from lepton_fl.errors import TrainingFailed
-from lepton_fl.evaluation.counts import Counts
-from lepton_fl.evaluation.metrics import Metrics, from_counts
+from lepton_fl.fairness.steering import Steering
 from lepton_fl.federation.arrays import LARGEST_VALUE
 from lepton_fl.federation.cohort_release import CohortRelease
 from lepton_fl.federation.contract import COHORT_KEY, CONTRACT_KEY
+from lepton_fl.federation.evaluating import SCORES
+from lepton_fl.federation.histograms import Evaluated, as_plain, from_plain, pooled
 from lepton_fl.federation.journal import Journal, Progress, RoundReport
 from lepton_fl.federation.replies import (
     NOT_ASKED,
     SECOND_REPLY,
     BadReply,
     Expected,
-    counts_of,
+    evaluated,
     sort_replies,
     sort_summed,
 )
@@ -47,6 +46,14 @@ from lepton_fl.flower import (
     strategies,
 )
 from lepton_fl.strategies.state import restore, state_of
+from lepton_fl.training.weights import WEIGHTS_KEY
+
+Pool = tuple[dict[str, Evaluated], Evaluated | None, dict[str, str]]
+"""What single institutions show, what all of them show together, and why others show nothing."""
+
+
+def _goes_on(reports: Sequence[RoundReport]) -> str | None:
+    """Every round is trained."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,10 @@ class Run:
     contract: str | None  # SHA-256 of what the institutions agreed to; they answer nothing else
     clock: Callable[[], float] = time.monotonic
     cohort_release: CohortRelease | None = None  # under privacy=institution, all that the strategy sees of a round
+    delta: float | None = None  # of the promise; None: there is none
     is_summed: bool = False  # `SecureGrid` makes one reply of all
+    steering: Steering | None = None  # of the training, by what was released of the people held out for it
+    stops: Callable[[Sequence[RoundReport]], str | None] = _goes_on  # why no further round is trained, by what was told
 
 
 class Rounds(strategies.Strategy):
@@ -81,6 +91,9 @@ class Rounds(strategies.Strategy):
         self._began = run.clock()
         self._report = RoundReport(0)
         self._asked_now: dict[int, str] = {}
+        self.stopped: str | None = None  # why no further round is trained
+        for report in self.reports:
+            self._learn_from(report)
 
     def summary(self) -> None:
         """Flower's own summary goes to its log, which is silent by default."""
@@ -93,10 +106,16 @@ class Rounds(strategies.Strategy):
         self._began, server_round = self._run.clock(), server_round + self._base
         if self._trained is not None:
             return []
+        self.stopped = self.stopped or self._run.stops(self.reports)
+        if self.stopped is not None:
+            # The last round's evaluation, which was planned, still tells how good the model is.
+            self._asked_now, self._report = {}, RoundReport(server_round, skipped=self.stopped)
+            return []
         # Flower samples with the global generator.
         random.seed(self._run.journal.cohort_seed(server_round))
         messages = list(self._inner.configure_train(server_round, arrays, config, grid))
         self._say_under_what(messages)
+        self._say_weights(messages)
         self._note_asked(messages)
         cohort = tuple(sorted(self._asked_now.values()))
         self._asked.update(cohort)
@@ -116,6 +135,8 @@ class Rounds(strategies.Strategy):
 
     def _aggregate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Set `arrays` to the round's model, or note in the report why it stays as it is."""
+        if self._report.skipped is not None:
+            return None
         if self._run.is_summed:
             checked, summed = sort_summed(replies, self._run.names, self._asked_now)
             replied = tuple(summed)
@@ -149,28 +170,53 @@ class Rounds(strategies.Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask every institution to count its hold-out."""
-        messages = list(self._inner.configure_evaluate(server_round + self._base, arrays, config, grid))
+        """Ask every institution to count its hold-out, in the rounds that the plan has an evaluation for."""
+        server_round += self._base
+        evaluating = self._run.expected.evaluating
+        if not evaluating.is_due(server_round) or (self.stopped is not None and not evaluating.is_final(server_round)):
+            self._asked_now = {}
+            return []
+        messages = list(self._inner.configure_evaluate(server_round, arrays, config, grid))
         self._say_under_what(messages)
         self._note_asked(messages)
         return messages
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Pool the counts, close the round, report it."""
-        counts, refused, pooled = self._summed_counts(replies) if self._run.is_summed else self._pooled_counts(replies)
+        """Pool the histograms, close the round, report it."""
+        server_round += self._base
+        pool = self._summed if self._run.is_summed else self._pooled
+        each, whole, refused = pool(server_round, replies)
         asked_most = max(self._asked.values(), default=0)
+        is_final = self._run.expected.evaluating.is_final(server_round)
         report = replace(
             self._report,
             not_evaluated=refused,
-            metrics=pooled,
-            metrics_by_institution={name: from_counts(counts[name]) for name in sorted(counts)},
+            metrics=None if whole is None else whole.metrics(),
+            metrics_by_institution={name: each[name].metrics() for name in sorted(each)},
             epsilon=self._run.epsilon_after(asked_most) if self._run.epsilon_after else None,
             seconds=self._run.clock() - self._began,
+            histograms=None if whole is None else as_plain(whole, is_final=is_final),
+            held_out=None if whole is None else self._told_of_the_held_out(server_round),
         )
         self._run.journal.evaluated(report)
         self.reports.append(report)
+        self._learn_from(report)
         self._run.on_round(report)
         return None
+
+    def _told_of_the_held_out(self, server_round: int) -> dict[str, float] | None:
+        evaluating, delta = self._run.expected.evaluating, self._run.delta
+        if delta is None or not evaluating.is_private:
+            return None
+        return {"epsilon": evaluating.epsilon_after(server_round, delta), "delta": delta}
+
+    def _learn_from(self, report: RoundReport) -> None:
+        """Training is steered by what was released alone, so that a run that goes on after a crash is steered alike."""
+        if self._run.steering is None or report.histograms is None:
+            return
+        tune = from_plain(self._run.expected.evaluating, report.histograms).tune
+        if tune is not None:
+            self._run.steering.learned(report.round, tune)
 
     def _say_under_what(self, messages: Sequence[Message]) -> None:
         """Each instruction names the contract it is part of, and how many institutions are asked with it."""
@@ -180,25 +226,32 @@ class Rounds(strategies.Strategy):
             if self._run.contract is not None:
                 config[CONTRACT_KEY] = self._run.contract
 
+    def _say_weights(self, messages: Sequence[Message]) -> None:
+        """How much each group's records count in this round, where the training is steered."""
+        weights = None if self._run.steering is None else self._run.steering.weights()
+        if weights is not None:
+            for message in messages:
+                message.content.config_records["config"][WEIGHTS_KEY] = weights.ravel().tolist()
+
     def _note_asked(self, messages: Iterable[Message]) -> None:
         """Remember whose replies are wanted; all others are refused."""
         self._asked_now = {m.metadata.dst_node_id: self._run.names[m.metadata.dst_node_id] for m in messages}
 
-    def _summed_counts(self, replies: Iterable[Message]) -> tuple[dict[str, Counts], dict[str, str], Metrics | None]:
-        """The cohort's counts, where nobody sees those of one institution."""
-        checked, _ = sort_summed(replies, self._run.names, self._asked_now)
-        whole = [one for one in checked.usable if "metrics" in one.content.metric_records]
+    def _summed(self, server_round: int, replies: Iterable[Message]) -> Pool:
+        """The cohort's histograms, where nobody sees those of one institution but what it shows of itself."""
+        checked, survivors = sort_summed(replies, self._run.names, self._asked_now)
+        found = [one for one in checked.usable if "metrics" in one.content.metric_records]
+        if not found:
+            return {}, None, checked.refused
         try:
-            return {}, checked.refused, from_counts(counts_of(whole[0], self._run.expected)) if whole else None
+            whole = evaluated(found[0], self._run.expected, server_round, len(survivors))
         except BadReply as error:
-            return {}, checked.refused | {"the cohort": str(error)}, None
+            return {}, None, checked.refused | {"the cohort": str(error)}
+        each = {name: Evaluated({SCORES: one}) for name, one in whole.own.items()}
+        return each, whole, checked.refused
 
-    def _pooled_counts(self, replies: Iterable[Message]) -> tuple[dict[str, Counts], dict[str, str], Metrics | None]:
-        counts, refused = self._counts(replies)
-        return counts, refused, from_counts(reduce(add, counts.values())) if counts else None
-
-    def _counts(self, replies: Iterable[Message]) -> tuple[dict[str, Counts], dict[str, str]]:
-        counts: dict[str, Counts] = {}
+    def _pooled(self, server_round: int, replies: Iterable[Message]) -> Pool:
+        each: dict[str, Evaluated] = {}
         refused: dict[str, str] = {}
         for reply in sorted(replies, key=lambda m: m.metadata.src_node_id):
             node_id = reply.metadata.src_node_id
@@ -206,14 +259,14 @@ class Rounds(strategies.Strategy):
             if node_id not in self._asked_now:
                 refused[name] = NOT_ASKED
                 continue
-            if name in counts:
+            if name in each:
                 refused[name] = SECOND_REPLY
                 continue
             try:
-                counts[name] = counts_of(reply, self._run.expected)
+                each[name] = evaluated(reply, self._run.expected, server_round, 1)
             except BadReply as error:
                 refused[name] = str(error)
-        return counts, refused
+        return each, pooled(list(each.values())), refused
 
     def _as_float32(self, arrays: ArrayRecord, server_round: int) -> ArrayRecord:
         """Flower's adaptive strategies return float64; the model, and every reply, is float32."""

@@ -20,7 +20,7 @@ from lepton_fl.errors import TrainingFailed
 from lepton_fl.federation.arrays import checked, sha256_of
 from lepton_fl.federation.codec import BadMessage
 from lepton_fl.federation.steps import ECHOES, INBOX, PARAMS, RECORD, ROSTER, SURVIVORS, Step, answered, record_of
-from lepton_fl.federation.summed import Sums, counts_of_sum, model_of
+from lepton_fl.federation.summed import Sums, evaluated_of_sum, model_of
 from lepton_fl.flower import (
     NODE_UNAVAILABLE,
     ConfigRecord,
@@ -38,6 +38,7 @@ from lepton_fl.secure_aggregation.packing import packed_bytes
 from lepton_fl.secure_aggregation.refusals import BelowThreshold
 from lepton_fl.show import printable
 from lepton_fl.strategies.strategy import WEIGHT_KEY
+from lepton_fl.training.weights import WEIGHTS_KEY
 
 _log = logging.getLogger(__name__)
 COHORT, NAMES = "cohort", "survivors"  # in the one reply: who is in the sum
@@ -145,7 +146,7 @@ class SecureGrid(Grid):
     def _sum(self, attempt: _Attempt, exchange: _Exchange, refused: dict[str, str]) -> Total:
         """The five exchanges; who fell out of them is noted in `refused`."""
         cohort, first = self._cohort, next(iter(attempt.asked.values()))
-        schema = self._sums.schema(attempt.purpose)
+        schema = self._sums.schema(attempt.purpose, attempt.round)
         model = checked(first.content.array_records["arrays"], self._sums.template)
         params = RoundParams(
             run_id=cohort.run_id,
@@ -185,17 +186,21 @@ class SecureGrid(Grid):
         instruction = attempt.asked[total.survivors[0]]
         content = RecordDict({COHORT: ConfigRecord({NAMES: list(total.survivors)})})
         if attempt.purpose == MessageType.TRAIN:
-            arrays, weight = model_of(
-                self._sums, total.words, instruction.content.array_records["arrays"], attempt.round
-            )
+            before = instruction.content.array_records["arrays"]
+            arrays, weight = model_of(self._sums, total.words, before, attempt.round, _gain(instruction))
             content["arrays"], content["metrics"] = arrays, MetricRecord({WEIGHT_KEY: weight})
         else:
-            counts = counts_of_sum(self._sums, total.words)
-            if counts is not None:
-                content["metrics"] = MetricRecord(
-                    {"counts": counts.table.ravel().tolist(), "loss-sum": counts.loss_sum}
-                )
+            who = (total.survivors, sorted(self._cohort.identities))
+            evaluated = evaluated_of_sum(self._sums, total.words, attempt.round, who)
+            if evaluated is not None:
+                content["metrics"] = evaluated
         return Message(content, reply_to=instruction)
+
+
+def _gain(instruction: Message) -> float:
+    """The largest weight of a group that the round's institutions were told; 1 where they were told none."""
+    told = instruction.content.config_records["config"].get(WEIGHTS_KEY)
+    return max(float(str(one)) for one in told) if isinstance(told, list) else 1.0
 
 
 class _Exchange:

@@ -1,7 +1,4 @@
-"""The terms of a run: every setting that operator and institutions must share, and the program they make.
-
-An institution builds its program from the terms with its own installed code, and works out the noise itself.
-"""
+"""The terms of a run: every setting that operator and institutions must share, as they are typed and as they travel."""
 
 from __future__ import annotations
 
@@ -10,27 +7,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
-from lepton_fl import models, secure_aggregation, strategies, tasks
+from lepton_fl import evaluation, fairness, models, secure_aggregation, strategies, tasks
 from lepton_fl.config import Table, build, look_up, register, register_table
+from lepton_fl.energy.settings import Energy
 from lepton_fl.errors import ConfigError
-from lepton_fl.federation.client_app import ClientProgram
+from lepton_fl.evaluation.gates import Gates
+from lepton_fl.evaluation.settings import Evaluation
+from lepton_fl.explanation.release import Explanation
+from lepton_fl.fairness.settings import Fairness
 from lepton_fl.models.shape import Model
 from lepton_fl.privacy import units
-from lepton_fl.privacy.accounting import Schedule, calibrate
-from lepton_fl.privacy.randomness import Randomness
-from lepton_fl.privacy.units import Budgeted, PatientPrivacy, Privacy
-from lepton_fl.secure_aggregation.cohort import LEAST, honest
+from lepton_fl.privacy.units import Privacy
 from lepton_fl.secure_aggregation.settings import On, SecureAggregation
 from lepton_fl.strategies.strategy import Strategy
 from lepton_fl.tasks.split import HoldOut
 from lepton_fl.tasks.task import Task
-from lepton_fl.training.clipped_sum import OpacusClippedSum, refuse_coupled_records
-from lepton_fl.training.device import layers_seeded
-from lepton_fl.training.private import Mechanism, size
-from lepton_fl.training.self_test import Claimed
 from lepton_fl.training.settings import Training
-from lepton_fl.training.shared_noise import Cohort as Sharing
-from lepton_fl.training.shared_noise import SharedMechanism, calibrate_shared, refuse_several_steps
 
 OWN, SHARED = NOISE = ("own", "shared")
 
@@ -44,7 +36,10 @@ class Terms:
     strategy: Strategy
     privacy: Privacy
     training: Training
+    fairness: Fairness
     secure_aggregation: SecureAggregation
+    evaluation: Evaluation
+    explanation: Explanation
     noise: str  # own: each institution adds all of it; shared: each its share, and the sum has it all
     holdout: HoldOut
     rounds: int
@@ -73,6 +68,8 @@ class RunConfig(Terms):
     output: str | None  # folder of the results; null: a dated one
     log: str  # text or json
     plugins: list[str]  # modules installed on this machine whose kinds can be named
+    energy: Energy  # what is declared of it, and when a round buys too little
+    gates: Gates  # that a model must pass to be released
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,136 +91,6 @@ def register_run(name: str, schema: type[RunConfig]) -> None:
     register(name, schema)
     for group, table in _TABLES.items():
         register_table(group, table)
-
-
-def refuse_unsummable(terms: Terms) -> None:
-    """Return if what is asked for can be summed, where it is to be summed; and if noise that is shared is summed.
-
-    Raises:
-        ConfigError: saying what to choose.
-    """
-    if terms.noise == SHARED and not (
-        terms.is_summed and isinstance(terms.privacy, Budgeted) and terms.privacy.is_local
-    ):
-        raise ConfigError(
-            "noise=shared needs privacy=record or patient and secure_aggregation=on: only a masked sum has the whole "
-            "noise; nothing was trained; choose them, or noise=own"
-        )
-    if terms.noise == SHARED:
-        refuse_several_steps(terms.training)
-    if not terms.is_summed:
-        return
-    terms.strategy.sum_form(terms.weight_cap, terms.training.learning_rate)
-
-
-def program(terms: Terms, institutions: int) -> ClientProgram:
-    """What an institution runs: the model, freshly initialised, and the mechanism, its noise calibrated.
-
-    Args:
-        institutions: taking part in the run; each one's share of the declared records sets a step's divisor.
-
-    Raises:
-        LeptonError: the terms do not fit together; nothing was trained.
-    """
-    import torch
-
-    refuse_unsummable(terms)
-    shape, randomness = terms.task.shape(), Randomness(terms.seed)
-    with layers_seeded(randomness.stream("model").integer(), torch.device("cpu")):
-        model = terms.model.build(shape)
-    mechanism = claimed = shared = None
-    if isinstance(terms.privacy, Budgeted) and terms.strategy.needs_exact_loss:
-        raise ConfigError(
-            "this strategy reads each institution's exact training loss, which no epsilon covers; nothing was "
-            "trained; choose another strategy, or privacy=none for public data"
-        )
-    if isinstance(terms.privacy, Budgeted) and terms.privacy.is_local:
-        # A model whose records cannot be told apart is refused before the first round, not in it.
-        engine = OpacusClippedSum()
-        engine.attach(model)
-        engine.detach()
-        refuse_coupled_records(model, shape.features)
-        if terms.noise == SHARED:
-            shared = _shared(terms, terms.privacy, institutions, size(model))
-        else:
-            mechanism = _mechanism(terms, terms.privacy, institutions)
-            claimed = Claimed(mechanism, shape)
-    elif type(terms.privacy) not in (units.NoPrivacy, units.InstitutionPrivacy):
-        raise ConfigError(f"privacy must be one of {', '.join(units.TABLE)}; nothing was trained")
-    is_counted = type(terms.privacy) is units.NoPrivacy
-    return ClientProgram(
-        model, shape.outputs, terms.training, mechanism, terms.rounds, randomness, claimed, is_counted, shared, shape
-    )
-
-
-def cohort_mechanism(terms: Terms, institutions: int, cohort_size: int) -> Mechanism | None:
-    """What the server adds to each round's mean under `privacy=institution`; None under any other.
-
-    Raises:
-        ConfigError: a delta at which an institution could be told outright, or a strategy that must see single updates.
-    """
-    privacy = terms.privacy
-    if not isinstance(privacy, units.InstitutionPrivacy):
-        return None
-    if not terms.strategy.needs_mean_only:
-        raise ConfigError(
-            "this strategy compares single updates, and privacy=institution hands it their noisy mean alone; nothing "
-            "was trained; choose fedavg, fedavgm, fedprox, fedadagrad, fedadam or fedyogi, or another privacy"
-        )
-    _refuse_large_delta(privacy, institutions)
-    noise_multiplier = calibrate(privacy.epsilon, privacy.delta, Schedule(1.0, terms.rounds))
-    return Mechanism(noise_multiplier, privacy.clipping_norm, sampling_rate=1.0, expected_batch=float(cohort_size))
-
-
-def _mechanism(terms: Terms, privacy: Budgeted, institutions: int) -> Mechanism:
-    """The noise that the whole run needs, were an institution asked in every round."""
-    training, batch, most = terms.training, _expected_batch(terms, privacy), _records_per_subject(terms, privacy)
-    schedule = Schedule(training.sampling_rate, terms.rounds * training.local_steps)
-    return Mechanism(
-        noise_multiplier=calibrate(privacy.epsilon, privacy.delta, schedule),
-        clipping_norm=privacy.clipping_norm,
-        sampling_rate=training.sampling_rate,
-        expected_batch=batch / institutions,
-        records_per_subject=most,
-    )
-
-
-def _shared(terms: Terms, privacy: Budgeted, institutions: int, parameters: int) -> SharedMechanism:
-    """The noise that the cohort shares."""
-    if institutions < LEAST:
-        raise ConfigError(
-            f"shared noise needs at least {LEAST} institutions, and {institutions} take part; nothing was trained; add "
-            "institutions, or give noise=own"
-        )
-    schedule = Schedule(terms.training.sampling_rate, terms.rounds)
-    cohort = Sharing(institutions, honest(institutions), _expected_batch(terms, privacy))
-    return calibrate_shared(privacy, schedule, cohort, parameters, _records_per_subject(terms, privacy))
-
-
-def _expected_batch(terms: Terms, privacy: Budgeted) -> float:
-    """Declared, of a step of all institutions together."""
-    declared = terms.task.declared(privacy.unit)
-    _refuse_large_delta(privacy, declared)
-    return float(terms.training.sampling_rate * declared * (1 - terms.holdout.held_out))
-
-
-def _records_per_subject(terms: Terms, privacy: Budgeted) -> int | None:
-    training = terms.training
-    most = privacy.records_per_patient if isinstance(privacy, PatientPrivacy) else None
-    if most is not None and most > training.physical_batch:
-        raise ConfigError(
-            f"privacy.records_per_patient {most} is more than training.physical_batch {training.physical_batch}, and "
-            "no batch may split a patient; nothing was trained; lower the one or raise the other"
-        )
-    return most
-
-
-def _refuse_large_delta(privacy: Budgeted, declared: int) -> None:
-    if privacy.delta * declared >= 1:
-        raise ConfigError(
-            f"privacy.delta {privacy.delta:g} for about {declared} {privacy.unit}s allows one of them to be published "
-            f"outright; nothing was trained; set it below {1 / declared:.1g}"
-        )
 
 
 def to_json(terms: Terms) -> str:
@@ -303,7 +170,7 @@ def from_json(text: str) -> Terms:
     """
     try:
         document = json.loads(text)
-        parts = {name: dict(document.pop(name)) for name in (*_TABLES, "training", "holdout")}
+        parts = {name: dict(document.pop(name)) for name in (*_TABLES, "training", "holdout", "explanation")}
         plain = {name: document[name] for name in ("noise", "rounds", "weight_cap", "seed")}
         made = {name: from_document(name, parts[name]) for name in _TABLES}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -315,7 +182,13 @@ def from_json(text: str) -> Terms:
         raise ConfigError("the terms' noise is not a word; nothing was trained; tell the operator")
     if plain["seed"] is not None and type(plain["seed"]) is not int:
         raise ConfigError("the terms' seed is not a whole number; nothing was trained; tell the operator")
-    return Terms(**made, training=build(Training, parts["training"]), holdout=build(HoldOut, parts["holdout"]), **plain)
+    return Terms(
+        **made,
+        training=build(Training, parts["training"]),
+        holdout=build(HoldOut, parts["holdout"]),
+        explanation=build(Explanation, parts["explanation"]),
+        **plain,
+    )
 
 
 PLUGIN_GROUPS = ("task", "model", "strategy")
@@ -326,7 +199,9 @@ _TABLES: dict[str, dict[str, str]] = {
     "model": {**models.TABLE},
     "strategy": {**strategies.TABLE},
     "privacy": {**units.TABLE},
+    "fairness": {**fairness.TABLE},
     "secure_aggregation": {**secure_aggregation.TABLE},
+    "evaluation": {**evaluation.TABLE},
 }
 _PLUGIN_OF: dict[tuple[str, str], str] = {}  # (group, kind): the module that brought it
 

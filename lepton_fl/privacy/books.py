@@ -1,8 +1,10 @@
 """What the entries of an institution's ledger mean: accounts, runs, rounds reserved, messages that left.
 
-An account is a data set and a unit of privacy. A run declares itself once; each round reserves its cost before the
-first record is read, and the reservation stays spent whatever happens. Replaying the entries gives the books, and
-nothing else does.
+An account is a data set, a unit of privacy, and a part of the data: who is trained on, who is held out to judge the
+model, who is held out to steer it. Nobody is in two parts, so each part pays for itself, and a person's epsilon is that
+of the part they are in; a run whose split puts people into other parts is refused. A run declares itself once for each
+part; each round reserves its cost before the first record is read, and the reservation stays spent whatever happens.
+Replaying the entries gives the books, and nothing else does.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from typing import Any, NamedTuple
 from lepton_fl.errors import ConfigError
 from lepton_fl.privacy.accounting import GAUSSIAN, LAWS, Segment
 from lepton_fl.privacy.chain import Entry
+
+TRAINED_ON, HELD_OUT, TUNED_ON = PARTS = ("", "held out", "tuned on")
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class Declared:
     rounds: int
     data_sha256: str
     contract_sha256: str
+    part: str = TRAINED_ON
+    split: str = ""  # digest of what decides who is in which part; empty: an entry from before it was noted
 
     def __post_init__(self) -> None:
         if not self.run or self.steps_per_round < 1 or self.rounds < 1:
@@ -81,7 +87,7 @@ class Declared:
     @property
     def account(self) -> Account:
         """Who pays."""
-        return Account(self.data_set, self.unit)
+        return Account(self.data_set, self.unit, self.part)
 
     def segment(self, rounds: int, *, is_own: bool = False) -> tuple[Segment, ...]:
         """So many of its rounds, for an accountant; empty where no epsilon covers them. See `Step.segment`."""
@@ -95,6 +101,7 @@ class Account(NamedTuple):
 
     data_set: str
     unit: str
+    part: str = TRAINED_ON
 
 
 @dataclass(frozen=True)
@@ -246,8 +253,11 @@ def books_of(entries: Iterable[Entry]) -> Books:
 
 
 def declared_fields(declared: Declared) -> dict[str, Any]:
-    """As an entry holds it; without shared noise, as every version wrote it."""
+    """As an entry holds it; what is as it always was is left out, as every version wrote it."""
     fields = asdict(declared)
+    for name in ("part", "split"):
+        if not fields[name]:
+            fields.pop(name)
     if declared.mechanism is not None and declared.mechanism.law == GAUSSIAN:
         for name in ("law", "own_multiplier"):
             fields["mechanism"].pop(name)

@@ -12,10 +12,17 @@ Two rules bound an account, and which of them holds is settled by what its first
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lepton_fl.errors import BudgetSpent, ConfigError
-from lepton_fl.privacy.accounting import GAUSSIAN, MOST_SKELLAM_EPSILON, epsilon_by_renyi, epsilon_of_history
+from lepton_fl.privacy.accounting import (
+    GAUSSIAN,
+    MOST_SKELLAM_EPSILON,
+    Segment,
+    epsilon_by_renyi,
+    epsilon_of_history,
+)
 from lepton_fl.privacy.books import Account, Books, Declared, Run
 from lepton_fl.privacy.rdp_filter import Filter, fixed
 
@@ -26,6 +33,7 @@ class AccountState:
 
     data_set: str
     unit: str
+    part: str  # of `books.PARTS`
     neighbouring_relation: str | None
     epsilon_pld: float  # of everything reserved, by Renyi divergences where noise was shared; infinite: none covers it
     epsilon_rdp: float  # by the filter, as it decides about the next run
@@ -87,7 +95,8 @@ def state(books: Books, account: Account) -> AccountState:
 
 def _own(books: Books, account: Account, delta: float) -> float | None:
     own = books.history(account, is_own=True)
-    return epsilon_of_history(own, delta) if any(part.law != GAUSSIAN for part in own) else None
+    # Where the noise is all this institution's own, there is one epsilon.
+    return epsilon_of_history(own, delta) if own != books.history(account) else None
 
 
 def epsilon_at_once(books: Books, account: Account) -> float:
@@ -98,30 +107,38 @@ def epsilon_at_once(books: Books, account: Account) -> float:
     return epsilon_by_renyi(books.history(account), private[-1].delta)
 
 
-def price(books: Books, declared: Declared, *, may_follow_uncovered: bool = False) -> Price:
+def price(
+    books: Books, declared: Declared, *, beside: Iterable[Declared] = (), may_follow_uncovered: bool = False
+) -> Price:
     """What this run would cost, and how much of it may happen; if it is declared already, what is left of it.
 
     Args:
+        beside: runs that are to be declared with it and pay from the same account, all their rounds counted.
         may_follow_uncovered: a person allows private runs after rounds that no epsilon covers; those are not counted.
     """
-    history, run = books.history(declared.account), books.runs.get(declared.run)
-    left = declared.rounds - (run.rounds if run is not None else 0)
+    history, left = books.history(declared.account), _left(books, declared)
     if declared.mechanism is None:
         return Price(state(books, declared.account).epsilon_pld, math.inf, left)
-    after = (*history, *declared.segment(left))
+    others = tuple(part for one in beside for part in one.segment(_left(books, one)))
+    after = (*history, *declared.segment(left), *others)
     is_void = books.uncovered_rounds(declared.data_set) and not may_follow_uncovered
     now = math.inf if is_void else epsilon_of_history(history, declared.delta)
-    fits = _rounds_that_fit(books, declared, left)
+    fits = _rounds_that_fit(books, declared, left, others)
     return Price(now, now if now == math.inf else epsilon_of_history(after, declared.delta), fits)
 
 
-def _rounds_that_fit(books: Books, declared: Declared, left: int) -> int:
+def _left(books: Books, declared: Declared) -> int:
+    run = books.runs.get(declared.run)
+    return declared.rounds - (0 if run is None else run.rounds)
+
+
+def _rounds_that_fit(books: Books, declared: Declared, left: int, others: tuple[Segment, ...]) -> int:
     if books.cap_is_spent:
         return 0
-    if _is_alone(books, declared):
+    if _is_alone(books, declared) and not others:
         return left if _schedule(declared) <= declared.epsilon_cap else 0
     filter = _filter(books, declared)
-    room = filter.room(_cap(books, declared)) - _charged(books, declared)
+    room = filter.room(_cap(books, declared)) - _charged(books, declared) - filter.divergence(others)
     return max(0, min(left, math.floor(room / filter.divergence(declared.segment(1)))))
 
 
@@ -150,6 +167,18 @@ def _refuse_unlike_begun(books: Books, declared: Declared) -> None:
         is_same_data = other.declared.data_set == declared.data_set and other.rounds > 0
         if is_same_data and other.declared.mechanism is not None and declared.mechanism is not None:
             _refuse_unlike(other.declared, declared)
+            _refuse_another_split(other.declared, declared)
+
+
+def _refuse_another_split(other: Declared, declared: Declared) -> None:
+    """Parts pay apart since nobody is in two of them, which holds as long as the split stays."""
+    if (other.part or declared.part) and other.split != declared.split:
+        raise ConfigError(
+            f"run {declared.run} holds out other people of {declared.data_set} than run {other.run} did, so somebody "
+            "would be trained on who was held out, and pay twice where one payment is counted; nothing was read; ask "
+            "the operator for the same holdout.key, holdout.share and holdout.tune, or for evaluation=exact where the "
+            "policy allows it"
+        )
 
 
 def _refuse_unlike(other: Declared, declared: Declared) -> None:

@@ -14,8 +14,11 @@ from lepton_fl.errors import BudgetSpent
 class RoundsSpent(Protocol):
     """Remembers which rounds an institution began."""
 
-    def begin(self, institution: str, round: int, planned: int) -> None:
+    def begin(self, institution: str, round: int, planned: int, of: str = "") -> None:
         """The round is noted as spent, durably, before its first record is read.
+
+        Args:
+            of: what is counted; empty: the rounds of training.
 
         Raises:
             BudgetSpent: the round was begun before, or lies past the planned number; nothing is released.
@@ -26,12 +29,12 @@ class InMemory:
     """For a simulation: one process, one run."""
 
     def __init__(self) -> None:
-        self._last: dict[str, int] = {}
+        self._last: dict[tuple[str, str], int] = {}
 
-    def begin(self, institution: str, round: int, planned: int) -> None:
+    def begin(self, institution: str, round: int, planned: int, of: str = "") -> None:
         """See `RoundsSpent.begin`."""
-        refuse_unplanned(round, self._last.get(institution, 0), planned)
-        self._last[institution] = round
+        refuse_unplanned(round, self._last.get((institution, of), 0), planned)
+        self._last[institution, of] = round
 
 
 def refuse_unplanned(round: int, last: int, planned: int) -> None:

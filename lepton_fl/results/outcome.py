@@ -9,7 +9,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from lepton_fl.evaluation.gates import Verdict
 from lepton_fl.evaluation.metrics import Metrics
+from lepton_fl.evaluation.settings import Private
+from lepton_fl.federation.evaluating import Evaluating
 from lepton_fl.federation.journal import RoundReport
 from lepton_fl.federation.terms import Terms
 from lepton_fl.privacy.units import Budgeted
@@ -104,6 +107,7 @@ class Facts:
     parameters: int
     claim: Claim
     is_summed: bool  # the operator sees sums over the cohort alone
+    evaluating: Evaluating
     warnings: tuple[str, ...] = ()  # of what the promise costs, and whom it does not cover
 
 
@@ -115,6 +119,9 @@ class Outcome:
     reports: tuple[RoundReport, ...]
     seconds: float
     model_sha256: str
+    energy: Mapping[str, Any] | None = None  # totals, as `energy.summary.as_json` has them; None: nobody metered
+    verdict: Verdict | None = None  # of the gates; None: nobody judged
+    stopped: str | None = None  # why it ended before its last round; None: it did not
 
     def as_json(self) -> dict[str, Any]:
         """The content of `result.json`."""
@@ -131,12 +138,28 @@ class Outcome:
             "rounds": len(self.reports),
             "metrics": metrics_as_json(last.metrics),
             "metrics_by_institution": {n: metrics_as_json(m) for n, m in last.metrics_by_institution.items()},
-            "evaluation": f"{'summed' if facts.is_summed else 'exact'} counts of the hold-out; no epsilon covers them",
+            "evaluation": evaluation_says(facts),
             "secure_aggregation": facts.is_summed,
             **privacy_as_json(claim, last.epsilon),
             "seconds": round(self.seconds, 3),
+            "energy": None if self.energy is None else dict(self.energy),
+            "stopped": self.stopped,
+            "verdict": None if self.verdict is None else self.verdict.verdict,
             "model_sha256": self.model_sha256,
         }
+
+
+def evaluation_says(facts: Facts) -> str:
+    """How the figures came about, in one clause."""
+    settings = facts.evaluating.settings
+    if not isinstance(settings, Private):
+        return f"{'summed' if facts.is_summed else 'exact'} counts of the hold-out; no epsilon covers them"
+    if not facts.claim.is_private:
+        return "counts of the hold-out with noise that a seed lets others subtract; no epsilon covers them"
+    return (
+        f"noised counts of the hold-out, epsilon {settings.epsilon:g} at delta {facts.claim.delta:g} per "
+        f"{facts.claim.unit} held out, who is never trained on"
+    )
 
 
 def privacy_as_json(claim: Claim, accounted: float | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ To register one, add a line here and its settings' values in `conf/strategy/NAME
 """
 
 TABLE = {
+    "afl": "lepton_fl.strategies.agnostic:AFL",
     "bulyan": "lepton_fl.strategies.robust:Bulyan",
     "fedadagrad": "lepton_fl.strategies.adaptive:FedAdagrad",
     "fedadam": "lepton_fl.strategies.adaptive:FedAdam",

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lepton_fl.errors import ConfigError
 from lepton_fl.flower import strategies as flower
 from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, Federation, Strategy, require
 from lepton_fl.strategies.sums import FairMean, SumForm
+
+_LARGEST_Q = 2.0  # a loss of 0.3 nats then weighs 59 of 65,536: a whole number that still tells losses apart
 
 
 @dataclass
@@ -98,6 +101,11 @@ class QFedAvg(Strategy):
 
     def sum_form(self, weight_cap: int, client_learning_rate: float) -> SumForm:
         """See `Strategy.sum_form`."""
+        if self.q > _LARGEST_Q:
+            raise ConfigError(
+                f"strategy.q is {self.q:g}, and beyond {_LARGEST_Q:g} the weights of usual losses round to nothing in "
+                "a masked sum; nothing was trained; lower it, or choose strategy=afl"
+            )
         return FairMean(self.q, client_learning_rate)
 
     def make_of_mean(self, federation: Federation) -> flower.Strategy:

@@ -12,7 +12,7 @@ from lepton_fl.strategies.sums import SumForm, WeightedMean
 
 WEIGHT_KEY = "num-examples"
 TRAIN_LOSS_KEY = "train-loss"
-SUMMABLE = "fedadagrad, fedadam, fedavg, fedavgm, fedprox, fedyogi, qfedavg"
+SUMMABLE = "afl, fedadagrad, fedadam, fedavg, fedavgm, fedprox, fedyogi, qfedavg"
 
 
 @dataclass(frozen=True)

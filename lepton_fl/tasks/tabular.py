@@ -168,11 +168,8 @@ def examine(task: Tabular, table: dict[str, Text]) -> Examined:
     for name in (task.subject, task.institution):
         if name is not None:
             _refuse_where(_is_missing(table[name], task.missing), rows, f"column {name} is empty")
-    blocks = []
-    for name, column in task.columns.items():
-        block, found = _encode(name, column, table[name], (rows, task.missing))
-        blocks.append(block)
-        warnings += found
+    features, found = encode(task, table, rows)
+    warnings += found
     subjects = table[task.subject]
     repeated = len(subjects) - len(np.unique(subjects))
     if repeated:
@@ -182,7 +179,7 @@ def examine(task: Tabular, table: dict[str, Text]) -> Examined:
     institutions = table[task.institution] if task.institution is not None else None
     sensitive, groups, found = _groups(task, table, rows)
     return Examined(
-        features=np.concatenate(blocks, axis=1),
+        features=features,
         labels=labels,
         subjects=subjects,
         institutions=institutions,
@@ -219,6 +216,26 @@ def _labels(task: Tabular, text: Text, rows: npt.NDArray[np.int64]) -> tuple[npt
         f"{quoting_hint(task.label.values)}",
     )
     return codes, _warned("label missing, row left out", task.label.column, missing, rows)
+
+
+def encode(
+    task: Tabular, table: dict[str, Text], rows: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float32], list[Warned]]:
+    """The feature columns as a model takes them, float32 [n, width], and what had to be mended.
+
+    Args:
+        table: the feature columns at least.
+        rows: of the file, for messages.
+
+    Raises:
+        DataError: naming column and row; never a value.
+    """
+    blocks, warnings = [], []
+    for name, column in task.columns.items():
+        block, found = _encode(name, column, table[name], (rows, task.missing))
+        blocks.append(block)
+        warnings += found
+    return np.concatenate(blocks, axis=1), warnings
 
 
 def _encode(

@@ -41,7 +41,13 @@ class ClippedSum(Protocol):
                 scaled and added, once for each owner; a gradient beyond 100 times `clipping_norm` counts in a mean as
                 one of that norm. None: every record is an owner of its own.
 
+        What is added is multiplied by the record's weight, after it was scaled: a weight in the loss would be undone by
+        the scaling, and one of at most 1 leaves the bound as it is. An owner's weight is the mean of their records'.
+
         A record whose gradient is not finite adds nothing, and neither does its owner.
+
+        Raises:
+            ValueError: a weight outside of (0, 1].
         """
 
     def detach(self) -> None:
@@ -97,6 +103,7 @@ class OpacusClippedSum:
         """See `ClippedSum.add`."""
         if self._model is None:
             raise UnsupportedModel("the model is not attached; this is a bug")
+        weights = _weights_of(batch, owners)
         self._forget()
         try:
             with warnings.catch_warnings():
@@ -106,7 +113,7 @@ class OpacusClippedSum:
             gradients = [self._gradient_of(name, p) for name, p in self._trained()]
             if owners is not None:
                 gradients = _averaged(gradients, owners, clipping_norm)
-            _add_clipped(gradients, clipping_norm, out)
+            _add_clipped(gradients, clipping_norm, out, weights)
         finally:
             # An exception must leave nothing that a later step would release beside its own draw.
             self._forget()
@@ -157,6 +164,20 @@ def _averaged(gradients: list[Tensor], owners: Tensor, clipping_norm: float) -> 
     ]
 
 
+def _weights_of(batch: Examples, owners: Tensor | None) -> Tensor | None:
+    """What each record's, or each owner's, clipped gradient is multiplied by, float64 in (0, 1]."""
+    weights = batch.weights
+    if weights is None:
+        return None
+    if not bool(((weights > 0) & (weights <= 1)).all()):
+        raise ValueError("a weight lies in (0, 1]: beyond it, a record would move the sum by more than the bound")
+    if owners is None:
+        return weights
+    owners = owners.to(weights.device)
+    means = torch.bincount(owners, weights=weights.double()) / torch.bincount(owners)
+    return means.clamp(max=1.0)  # a mean of ones may round to a hair more
+
+
 def _norms(gradients: list[Tensor]) -> Tensor:
     """Of each record's whole gradient, float64 [n]."""
     parts = [torch.linalg.vector_norm(block, dim=1) for g in gradients for _, block in _in_float64(g)]
@@ -164,12 +185,13 @@ def _norms(gradients: list[Tensor]) -> Tensor:
     return norms
 
 
-def _add_clipped(gradients: list[Tensor], clipping_norm: float, out: Tensor) -> None:
-    """Scale row i of every gradient by min(1, clipping_norm / norm of row i) and add the rows up.
+def _add_clipped(gradients: list[Tensor], clipping_norm: float, out: Tensor, weights: Tensor | None = None) -> None:
+    """Scale row i of every gradient by min(1, clipping_norm / norm of row i), then by its weight, and add the rows up.
 
     Args:
         gradients: one float32 [n, size] per parameter; rows that are not finite are set to zero here,
             since 0 * NaN would still be NaN.
+        weights: float64 [n], at most 1.
     """
     norms = _norms(gradients)
     # NaN and infinity fail the comparison; so does a norm whose factor would lose its bits in float32.
@@ -181,6 +203,8 @@ def _add_clipped(gradients: list[Tensor], clipping_norm: float, out: Tensor) -> 
     # In float64: n float32 terms that are much alike round a sum by up to n^2 2^-24 clipping norms, and how they round
     # depends on who is in the batch, which would let one record move the sum by more than the clipping norm.
     factors = clipping_norm / norms.clamp(min=clipping_norm)
+    if weights is not None:
+        factors = factors * weights.to(factors.device)
     start = 0
     for gradient in gradients:
         for column, block in _in_float64(gradient):

@@ -77,6 +77,13 @@ def describe(device: torch.device) -> str:
     return next(str(seen) for seen in devices_seen() if seen.name == str(device))
 
 
+def gpu_uuid(device: torch.device) -> str | None:
+    """The GPU's name for counters, whatever number it has here; None for the CPU."""
+    if device.type != "cuda":
+        return None
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Where the model is, and where its batches must be."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,6 +18,7 @@ class Examples:
     labels: Tensor
     subjects: Tensor | None = None  # int64 [n] on the CPU, whom each is about, by any number; None: each its own
     groups: Tensor | None = None  # int64 [n] on the CPU, cell of the task's groups; None: everybody in cell 0
+    weights: Tensor | None = None  # float64 [n] in (0, 1], of its clipped gradient; None: all count 1
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -27,11 +30,13 @@ class Examples:
             self.labels.index_select(0, index),
             None if self.subjects is None else self.subjects.index_select(0, index),
             None if self.groups is None else self.groups.index_select(0, index),
+            None if self.weights is None else self.weights.index_select(0, index),
         )
 
     def to(self, device: torch.device) -> Examples:
         """The same records on that device; no copy where they are there already."""
-        return Examples(self.features.to(device), self.labels.to(device), self.subjects, self.groups)
+        weights = None if self.weights is None else self.weights.to(device)
+        return Examples(self.features.to(device), self.labels.to(device), self.subjects, self.groups, weights)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Site:
     train: Examples
     holdout: Examples  # for figures alone
     tune: Examples  # for choices during training; empty where `holdout.tune` is 0
+    # [cells, labels], this institution's own, of its records by group and label; None: all equal, or as instructed.
+    weights: npt.NDArray[np.float64] | None = field(default=None, kw_only=True)
 
 
 def per_record_loss(outputs: Tensor, labels: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from lepton_fl.privacy.randomness import Randomness
@@ -16,6 +18,7 @@ class LocalTask:
     round: int  # from 1
     proximal_mu: float  # pull towards the round's model; 0 for none
     randomness: Randomness  # of this institution and round
+    weights: npt.NDArray[np.float64] | None = None  # [cells, labels], of a record by group and label; None: all equal
 
 
 class ProximalPull:

@@ -16,10 +16,15 @@ from lepton_fl.training.device import device_of
 from lepton_fl.training.examples import Examples, per_record_loss
 from lepton_fl.training.local import LocalTask, ProximalPull
 from lepton_fl.training.settings import Training
+from lepton_fl.training.weights import gain, weighted
 
 
 def train_plainly(model: nn.Module, examples: Examples, training: Training, task: LocalTask) -> float:
-    """Take the round's number of SGD steps, in place; returns the records' mean loss before each step."""
+    """Take the round's number of SGD steps, in place; returns the records' mean loss before each step.
+
+    With the task's weights, a step lowers the mean of weight * loss; the loss returned is the plain one.
+    """
+    examples, scale = weighted(examples, task.weights), gain(task.weights)
     optimizer = training.optimizer(model, task.round)
     pull = ProximalPull(model, task.proximal_mu)
     batches = _batches(len(examples), training.sampling_rate, task.randomness.stream("batches"))
@@ -28,11 +33,12 @@ def train_plainly(model: nn.Module, examples: Examples, training: Training, task
     for _ in range(training.local_steps):
         batch = examples.at(next(batches)).to(device)
         optimizer.zero_grad()
-        loss = per_record_loss(model(batch.features), batch.labels).mean()
-        loss.backward()
+        losses_now = per_record_loss(model(batch.features), batch.labels)
+        counted = losses_now if batch.weights is None else losses_now * (scale * batch.weights).to(losses_now.dtype)
+        counted.mean().backward()
         pull.add_gradient()
         optimizer.step()
-        losses += float(loss.detach()) * len(batch)
+        losses += float(losses_now.detach().mean()) * len(batch)
         seen += len(batch)
     return losses / seen
 

@@ -25,6 +25,7 @@ from lepton_fl.training.examples import Examples
 from lepton_fl.training.local import LocalTask, ProximalPull
 from lepton_fl.training.settings import Training
 from lepton_fl.training.subjects import Part, drawn_records, drawn_subjects
+from lepton_fl.training.weights import gain, weighted
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,12 @@ def train_privately(
     engine: ClippedSum,
     task: LocalTask,
 ) -> None:
-    """Take the round's declared number of private steps, in place; the engine is detached afterwards."""
+    """Take the round's declared number of private steps, in place; the engine is detached afterwards.
+
+    The task's weights over the largest of them multiply clipped gradients; the step is longer by the largest one, which
+    is a number of the instruction and of no record.
+    """
+    examples, scale = weighted(examples, task.weights), gain(task.weights)
     draws = Draws(task.randomness.stream("sampling"), task.randomness.stream("noise"))
     optimizer = training.optimizer(model, task.round)
     pull = ProximalPull(model, task.proximal_mu)
@@ -67,7 +73,7 @@ def train_privately(
     try:
         for _ in range(training.local_steps):
             release = take_step(examples, mechanism, engine, draws, (model, training.physical_batch))
-            set_gradients(model, release / mechanism.expected_batch)
+            set_gradients(model, release * (scale / mechanism.expected_batch))
             pull.add_gradient()
             optimizer.step()
     finally:

@@ -229,7 +229,7 @@ def release(
     """One institution's share of one step, whole numbers [d] of size at most `mechanism.most`; only for masking.
 
     Args:
-        examples: all of the institution's training records.
+        examples: all of the institution's training records, `weights.weighted` where the round has weights.
         physical_batch: how many records may be in memory at once.
 
     Raises:
@@ -271,7 +271,12 @@ def on_grid(values: npt.NDArray[np.float64], bound: int, rounding: Stream) -> np
 
 
 def apply(
-    model: nn.Module, total: npt.NDArray[np.int64], mechanism: SharedMechanism, training: Training, round: int
+    model: nn.Module,
+    total: npt.NDArray[np.int64],
+    mechanism: SharedMechanism,
+    training: Training,
+    round: int,
+    gain: float = 1.0,
 ) -> None:
     """Take the round's step in place, from the sum over the institutions: the one local step, taken once for all.
 
@@ -280,11 +285,12 @@ def apply(
 
     Args:
         total: int64 [d], the unmasked sum; its divisor is the cohort's declared expected batch, whoever dropped out.
+        gain: `weights.gain` of the weights that the institutions were told, which counted over the largest of them.
     """
     refuse_several_steps(training)
     if total.shape != (mechanism.parameters,):
         raise ValueError(f"a sum has {mechanism.parameters} coordinates, got {total.shape}")
-    flat = torch.from_numpy(total.astype(np.float64) * (mechanism.grid / mechanism.expected_batch))
+    flat = torch.from_numpy(total.astype(np.float64) * (gain * mechanism.grid / mechanism.expected_batch))
     optimizer = training.optimizer(model, round)
     set_gradients(model, flat.to(next(model.parameters()).device))
     optimizer.step()

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlepton_fl/v1/federation.proto\x12\x0clepton_fl.v1\"\x93\x02\n\x0b\x43lientFrame\x12$\n\x05hello\x18\x01 \x01(\x0b\x32\x13.lepton_fl.v1.HelloH\x00\x12$\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32\x13.lepton_fl.v1.BeginH\x00\x12$\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x13.lepton_fl.v1.ChunkH\x00\x12,\n\theartbeat\x18\x04 \x01(\x0b\x32\x17.lepton_fl.v1.HeartbeatH\x00\x12*\n\x08\x64\x65\x63ision\x18\x05 \x01(\x0b\x32\x16.lepton_fl.v1.DecisionH\x00\x12/\n\x0bledger_head\x18\x06 \x01(\x0b\x32\x18.lepton_fl.v1.LedgerHeadH\x00\x42\x07\n\x05\x66rame\"\xbc\x02\n\x0bServerFrame\x12(\n\x07welcome\x18\x01 \x01(\x0b\x32\x15.lepton_fl.v1.WelcomeH\x00\x12$\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32\x13.lepton_fl.v1.BeginH\x00\x12$\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x13.lepton_fl.v1.ChunkH\x00\x12,\n\theartbeat\x18\x04 \x01(\x0b\x32\x17.lepton_fl.v1.HeartbeatH\x00\x12 \n\x03\x61\x63k\x18\x05 \x01(\x0b\x32\x11.lepton_fl.v1.AckH\x00\x12(\n\x07goodbye\x18\x06 \x01(\x0b\x32\x15.lepton_fl.v1.GoodbyeH\x00\x12\x34\n\rcountersigned\x18\x07 \x01(\x0b\x32\x1b.lepton_fl.v1.CountersignedH\x00\x42\x07\n\x05\x66rame\"\x84\x01\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x16\n\x0elepton_version\x18\x02 \x01(\t\x12\'\n\x0binstruction\x18\x03 \x01(\x0b\x32\x12.lepton_fl.v1.Held\x12(\n\x08identity\x18\x04 \x01(\x0b\x32\x16.lepton_fl.v1.Identity\"J\n\x08Identity\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12*\n\tsignature\x18\x02 \x01(\x0b\x32\x17.lepton_fl.v1.Signature\"K\n\x04Held\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x10\n\x08is_whole\x18\x04 \x01(\x08\"\x9e\x01\n\x07Welcome\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0e\n\x06run_id\x18\x02 \x01(\x04\x12\x13\n\x0binstitution\x18\x03 \x01(\t\x12\x10\n\x08\x63ontract\x18\x06 \x01(\x0c\x12*\n\tsignature\x18\x07 \x01(\x0b\x32\x17.lepton_fl.v1.SignatureJ\x04\x08\x04\x10\x05J\x04\x08\x05\x10\x06R\x05termsR\x0cinstitutions\"/\n\tSignature\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"`\n\x08\x44\x65\x63ision\x12\x17\n\x0f\x63ontract_sha256\x18\x01 \x01(\x0c\x12*\n\tsignature\x18\x02 \x01(\x0b\x32\x17.lepton_fl.v1.Signature\x12\x0f\n\x07refused\x18\x03 \x01(\t\">\n\nLedgerHead\x12\x0e\n\x06ledger\x18\x01 \x01(\x0c\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\"o\n\rCountersigned\x12&\n\x04head\x18\x01 \x01(\x0b\x32\x18.lepton_fl.v1.LedgerHead\x12\n\n\x02\x61t\x18\x02 \x01(\x01\x12*\n\tsignature\x18\x03 \x01(\x0b\x32\x17.lepton_fl.v1.Signature\"\xa8\x01\n\x05\x42\x65gin\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x1b\n\x13reply_to_message_id\x18\x02 \x01(\t\x12\x16\n\x0e\x65nvelope_bytes\x18\x03 \x01(\x04\x12\x13\n\x0b\x61rray_bytes\x18\x04 \x03(\x04\x12\x0e\n\x06sha256\x18\x05 \x01(\x0c\x12\x0e\n\x06offset\x18\x06 \x01(\x04\x12!\n\x05reply\x18\x07 \x01(\x0b\x32\x12.lepton_fl.v1.Held\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x0b\n\tHeartbeat\"\"\n\x03\x41\x63k\x12\x1b\n\x13reply_to_message_id\x18\x01 \x01(\t\",\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\tstay_away\x18\x02 \x01(\x08\"+\n\x0cRenewRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\"!\n\nRenewReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\"8\n\x0cProbeRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x16\n\x0elepton_version\x18\x02 \x01(\t\"`\n\nProbeReply\x12\x13\n\x0binstitution\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\r\x12\x16\n\x0elepton_version\x18\x03 \x01(\t\x12\x13\n\x0bserver_time\x18\x04 \x01(\x01\x32\xcf\x01\n\nFederation\x12\x43\n\x07\x43onnect\x12\x19.lepton_fl.v1.ClientFrame\x1a\x19.lepton_fl.v1.ServerFrame(\x01\x30\x01\x12=\n\x05Renew\x12\x1a.lepton_fl.v1.RenewRequest\x1a\x18.lepton_fl.v1.RenewReply\x12=\n\x05Probe\x12\x1a.lepton_fl.v1.ProbeRequest\x1a\x18.lepton_fl.v1.ProbeReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlepton_fl/v1/federation.proto\x12\x0clepton_fl.v1\"\xe7\x02\n\x0b\x43lientFrame\x12$\n\x05hello\x18\x01 \x01(\x0b\x32\x13.lepton_fl.v1.HelloH\x00\x12$\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32\x13.lepton_fl.v1.BeginH\x00\x12$\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x13.lepton_fl.v1.ChunkH\x00\x12,\n\theartbeat\x18\x04 \x01(\x0b\x32\x17.lepton_fl.v1.HeartbeatH\x00\x12*\n\x08\x64\x65\x63ision\x18\x05 \x01(\x0b\x32\x16.lepton_fl.v1.DecisionH\x00\x12/\n\x0bledger_head\x18\x06 \x01(\x0b\x32\x18.lepton_fl.v1.LedgerHeadH\x00\x12*\n\x08\x63osigned\x18\x07 \x01(\x0b\x32\x16.lepton_fl.v1.CosignedH\x00\x12&\n\x06\x65nergy\x18\x08 \x01(\x0b\x32\x14.lepton_fl.v1.EnergyH\x00\x42\x07\n\x05\x66rame\"\xec\x02\n\x0bServerFrame\x12(\n\x07welcome\x18\x01 \x01(\x0b\x32\x15.lepton_fl.v1.WelcomeH\x00\x12$\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32\x13.lepton_fl.v1.BeginH\x00\x12$\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x13.lepton_fl.v1.ChunkH\x00\x12,\n\theartbeat\x18\x04 \x01(\x0b\x32\x17.lepton_fl.v1.HeartbeatH\x00\x12 \n\x03\x61\x63k\x18\x05 \x01(\x0b\x32\x11.lepton_fl.v1.AckH\x00\x12(\n\x07goodbye\x18\x06 \x01(\x0b\x32\x15.lepton_fl.v1.GoodbyeH\x00\x12\x34\n\rcountersigned\x18\x07 \x01(\x0b\x32\x1b.lepton_fl.v1.CountersignedH\x00\x12.\n\ncheckpoint\x18\x08 \x01(\x0b\x32\x18.lepton_fl.v1.CheckpointH\x00\x42\x07\n\x05\x66rame\"\x96\x01\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x16\n\x0elepton_version\x18\x02 \x01(\t\x12\'\n\x0binstruction\x18\x03 \x01(\x0b\x32\x12.lepton_fl.v1.Held\x12(\n\x08identity\x18\x04 \x01(\x0b\x32\x16.lepton_fl.v1.Identity\x12\x10\n\x08log_head\x18\x05 \x01(\x0c\"J\n\x08Identity\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12*\n\tsignature\x18\x02 \x01(\x0b\x32\x17.lepton_fl.v1.Signature\"K\n\x04Held\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x10\n\x08is_whole\x18\x04 \x01(\x08\"\x9e\x01\n\x07Welcome\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0e\n\x06run_id\x18\x02 \x01(\x04\x12\x13\n\x0binstitution\x18\x03 \x01(\t\x12\x10\n\x08\x63ontract\x18\x06 \x01(\x0c\x12*\n\tsignature\x18\x07 \x01(\x0b\x32\x17.lepton_fl.v1.SignatureJ\x04\x08\x04\x10\x05J\x04\x08\x05\x10\x06R\x05termsR\x0cinstitutions\"/\n\tSignature\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"`\n\x08\x44\x65\x63ision\x12\x17\n\x0f\x63ontract_sha256\x18\x01 \x01(\x0c\x12*\n\tsignature\x18\x02 \x01(\x0b\x32\x17.lepton_fl.v1.Signature\x12\x0f\n\x07refused\x18\x03 \x01(\t\">\n\nLedgerHead\x12\x0e\n\x06ledger\x18\x01 \x01(\x0c\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\"o\n\rCountersigned\x12&\n\x04head\x18\x01 \x01(\x0b\x32\x18.lepton_fl.v1.LedgerHead\x12\n\n\x02\x61t\x18\x02 \x01(\x01\x12*\n\tsignature\x18\x03 \x01(\x0b\x32\x17.lepton_fl.v1.Signature\"\x99\x01\n\nCheckpoint\x12\x0c\n\x04note\x18\x01 \x01(\x0c\x12\x11\n\tfrom_size\x18\x02 \x01(\x04\x12\x13\n\x0b\x63onsistency\x18\x03 \x03(\x0c\x12*\n\nlast_round\x18\x04 \x01(\x0b\x32\x16.lepton_fl.v1.Included\x12)\n\x08\x63osigned\x18\x05 \x03(\x0b\x32\x17.lepton_fl.v1.Witnessed\"7\n\x08Included\x12\r\n\x05index\x18\x01 \x01(\x04\x12\r\n\x05\x65ntry\x18\x02 \x01(\x0c\x12\r\n\x05proof\x18\x03 \x03(\x0c\"C\n\tWitnessed\x12\x13\n\x0binstitution\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63onsistency\x18\x03 \x03(\x0c\"\x18\n\x08\x43osigned\x12\x0c\n\x04note\x18\x01 \x01(\x0c\"\xa8\x01\n\x05\x42\x65gin\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x1b\n\x13reply_to_message_id\x18\x02 \x01(\t\x12\x16\n\x0e\x65nvelope_bytes\x18\x03 \x01(\x04\x12\x13\n\x0b\x61rray_bytes\x18\x04 \x03(\x04\x12\x0e\n\x06sha256\x18\x05 \x01(\x0c\x12\x0e\n\x06offset\x18\x06 \x01(\x04\x12!\n\x05reply\x18\x07 \x01(\x0b\x32\x12.lepton_fl.v1.Held\"\x9d\x02\n\x06\x45nergy\x12\x0e\n\x06run_id\x18\x01 \x01(\x04\x12\r\n\x05round\x18\x02 \x01(\r\x12*\n\x06phases\x18\x03 \x03(\x0b\x32\x1a.lepton_fl.v1.Energy.Phase\x1a\x8e\x01\n\x05Phase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06wall_s\x18\x02 \x01(\x01\x12\r\n\x05\x63pu_s\x18\x03 \x01(\x01\x12\x32\n\ncomponents\x18\x04 \x03(\x0b\x32\x1e.lepton_fl.v1.Energy.Component\x12\x10\n\x08\x62ytes_up\x18\x05 \x01(\x04\x12\x12\n\nbytes_down\x18\x06 \x01(\x04\x1a\x37\n\tComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06joules\x18\x02 \x01(\x01\x12\x0c\n\x04tier\x18\x03 \x01(\t\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x0b\n\tHeartbeat\"\"\n\x03\x41\x63k\x12\x1b\n\x13reply_to_message_id\x18\x01 \x01(\t\",\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\tstay_away\x18\x02 \x01(\x08\"+\n\x0cRenewRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\"!\n\nRenewReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\"8\n\x0cProbeRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x16\n\x0elepton_version\x18\x02 \x01(\t\"`\n\nProbeReply\x12\x13\n\x0binstitution\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\r\x12\x16\n\x0elepton_version\x18\x03 \x01(\t\x12\x13\n\x0bserver_time\x18\x04 \x01(\x01\x32\xcf\x01\n\nFederation\x12\x43\n\x07\x43onnect\x12\x19.lepton_fl.v1.ClientFrame\x1a\x19.lepton_fl.v1.ServerFrame(\x01\x30\x01\x12=\n\x05Renew\x12\x1a.lepton_fl.v1.RenewRequest\x1a\x18.lepton_fl.v1.RenewReply\x12=\n\x05Probe\x12\x1a.lepton_fl.v1.ProbeRequest\x1a\x18.lepton_fl.v1.ProbeReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,43 +32,57 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lepton_fl.v1.federation_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CLIENTFRAME']._serialized_start=48
-  _globals['_CLIENTFRAME']._serialized_end=323
-  _globals['_SERVERFRAME']._serialized_start=326
-  _globals['_SERVERFRAME']._serialized_end=642
-  _globals['_HELLO']._serialized_start=645
-  _globals['_HELLO']._serialized_end=777
-  _globals['_IDENTITY']._serialized_start=779
-  _globals['_IDENTITY']._serialized_end=853
-  _globals['_HELD']._serialized_start=855
-  _globals['_HELD']._serialized_end=930
-  _globals['_WELCOME']._serialized_start=933
-  _globals['_WELCOME']._serialized_end=1091
-  _globals['_SIGNATURE']._serialized_start=1093
-  _globals['_SIGNATURE']._serialized_end=1140
-  _globals['_DECISION']._serialized_start=1142
-  _globals['_DECISION']._serialized_end=1238
-  _globals['_LEDGERHEAD']._serialized_start=1240
-  _globals['_LEDGERHEAD']._serialized_end=1302
-  _globals['_COUNTERSIGNED']._serialized_start=1304
-  _globals['_COUNTERSIGNED']._serialized_end=1415
-  _globals['_BEGIN']._serialized_start=1418
-  _globals['_BEGIN']._serialized_end=1586
-  _globals['_CHUNK']._serialized_start=1588
-  _globals['_CHUNK']._serialized_end=1609
-  _globals['_HEARTBEAT']._serialized_start=1611
-  _globals['_HEARTBEAT']._serialized_end=1622
-  _globals['_ACK']._serialized_start=1624
-  _globals['_ACK']._serialized_end=1658
-  _globals['_GOODBYE']._serialized_start=1660
-  _globals['_GOODBYE']._serialized_end=1704
-  _globals['_RENEWREQUEST']._serialized_start=1706
-  _globals['_RENEWREQUEST']._serialized_end=1749
-  _globals['_RENEWREPLY']._serialized_start=1751
-  _globals['_RENEWREPLY']._serialized_end=1784
-  _globals['_PROBEREQUEST']._serialized_start=1786
-  _globals['_PROBEREQUEST']._serialized_end=1842
-  _globals['_PROBEREPLY']._serialized_start=1844
-  _globals['_PROBEREPLY']._serialized_end=1940
-  _globals['_FEDERATION']._serialized_start=1943
-  _globals['_FEDERATION']._serialized_end=2150
+  _globals['_CLIENTFRAME']._serialized_end=407
+  _globals['_SERVERFRAME']._serialized_start=410
+  _globals['_SERVERFRAME']._serialized_end=774
+  _globals['_HELLO']._serialized_start=777
+  _globals['_HELLO']._serialized_end=927
+  _globals['_IDENTITY']._serialized_start=929
+  _globals['_IDENTITY']._serialized_end=1003
+  _globals['_HELD']._serialized_start=1005
+  _globals['_HELD']._serialized_end=1080
+  _globals['_WELCOME']._serialized_start=1083
+  _globals['_WELCOME']._serialized_end=1241
+  _globals['_SIGNATURE']._serialized_start=1243
+  _globals['_SIGNATURE']._serialized_end=1290
+  _globals['_DECISION']._serialized_start=1292
+  _globals['_DECISION']._serialized_end=1388
+  _globals['_LEDGERHEAD']._serialized_start=1390
+  _globals['_LEDGERHEAD']._serialized_end=1452
+  _globals['_COUNTERSIGNED']._serialized_start=1454
+  _globals['_COUNTERSIGNED']._serialized_end=1565
+  _globals['_CHECKPOINT']._serialized_start=1568
+  _globals['_CHECKPOINT']._serialized_end=1721
+  _globals['_INCLUDED']._serialized_start=1723
+  _globals['_INCLUDED']._serialized_end=1778
+  _globals['_WITNESSED']._serialized_start=1780
+  _globals['_WITNESSED']._serialized_end=1847
+  _globals['_COSIGNED']._serialized_start=1849
+  _globals['_COSIGNED']._serialized_end=1873
+  _globals['_BEGIN']._serialized_start=1876
+  _globals['_BEGIN']._serialized_end=2044
+  _globals['_ENERGY']._serialized_start=2047
+  _globals['_ENERGY']._serialized_end=2332
+  _globals['_ENERGY_PHASE']._serialized_start=2133
+  _globals['_ENERGY_PHASE']._serialized_end=2275
+  _globals['_ENERGY_COMPONENT']._serialized_start=2277
+  _globals['_ENERGY_COMPONENT']._serialized_end=2332
+  _globals['_CHUNK']._serialized_start=2334
+  _globals['_CHUNK']._serialized_end=2355
+  _globals['_HEARTBEAT']._serialized_start=2357
+  _globals['_HEARTBEAT']._serialized_end=2368
+  _globals['_ACK']._serialized_start=2370
+  _globals['_ACK']._serialized_end=2404
+  _globals['_GOODBYE']._serialized_start=2406
+  _globals['_GOODBYE']._serialized_end=2450
+  _globals['_RENEWREQUEST']._serialized_start=2452
+  _globals['_RENEWREQUEST']._serialized_end=2495
+  _globals['_RENEWREPLY']._serialized_start=2497
+  _globals['_RENEWREPLY']._serialized_end=2530
+  _globals['_PROBEREQUEST']._serialized_start=2532
+  _globals['_PROBEREQUEST']._serialized_end=2588
+  _globals['_PROBEREPLY']._serialized_start=2590
+  _globals['_PROBEREPLY']._serialized_end=2686
+  _globals['_FEDERATION']._serialized_start=2689
+  _globals['_FEDERATION']._serialized_end=2896
 # @@protoc_insertion_point(module_scope)

@@ -7,23 +7,27 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ClientFrame(_message.Message):
-    __slots__ = ("hello", "begin", "chunk", "heartbeat", "decision", "ledger_head")
+    __slots__ = ("hello", "begin", "chunk", "heartbeat", "decision", "ledger_head", "cosigned", "energy")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     BEGIN_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     DECISION_FIELD_NUMBER: _ClassVar[int]
     LEDGER_HEAD_FIELD_NUMBER: _ClassVar[int]
+    COSIGNED_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     begin: Begin
     chunk: Chunk
     heartbeat: Heartbeat
     decision: Decision
     ledger_head: LedgerHead
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., ledger_head: _Optional[_Union[LedgerHead, _Mapping]] = ...) -> None: ...
+    cosigned: Cosigned
+    energy: Energy
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., ledger_head: _Optional[_Union[LedgerHead, _Mapping]] = ..., cosigned: _Optional[_Union[Cosigned, _Mapping]] = ..., energy: _Optional[_Union[Energy, _Mapping]] = ...) -> None: ...
 
 class ServerFrame(_message.Message):
-    __slots__ = ("welcome", "begin", "chunk", "heartbeat", "ack", "goodbye", "countersigned")
+    __slots__ = ("welcome", "begin", "chunk", "heartbeat", "ack", "goodbye", "countersigned", "checkpoint")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     BEGIN_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +35,7 @@ class ServerFrame(_message.Message):
     ACK_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
     COUNTERSIGNED_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     begin: Begin
     chunk: Chunk
@@ -38,19 +43,22 @@ class ServerFrame(_message.Message):
     ack: Ack
     goodbye: Goodbye
     countersigned: Countersigned
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., countersigned: _Optional[_Union[Countersigned, _Mapping]] = ...) -> None: ...
+    checkpoint: Checkpoint
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., countersigned: _Optional[_Union[Countersigned, _Mapping]] = ..., checkpoint: _Optional[_Union[Checkpoint, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "lepton_version", "instruction", "identity")
+    __slots__ = ("protocol", "lepton_version", "instruction", "identity", "log_head")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     LEPTON_VERSION_FIELD_NUMBER: _ClassVar[int]
     INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    LOG_HEAD_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     lepton_version: str
     instruction: Held
     identity: Identity
-    def __init__(self, protocol: _Optional[int] = ..., lepton_version: _Optional[str] = ..., instruction: _Optional[_Union[Held, _Mapping]] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ...) -> None: ...
+    log_head: bytes
+    def __init__(self, protocol: _Optional[int] = ..., lepton_version: _Optional[str] = ..., instruction: _Optional[_Union[Held, _Mapping]] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ..., log_head: _Optional[bytes] = ...) -> None: ...
 
 class Identity(_message.Message):
     __slots__ = ("public_key", "signature")
@@ -124,6 +132,46 @@ class Countersigned(_message.Message):
     signature: Signature
     def __init__(self, head: _Optional[_Union[LedgerHead, _Mapping]] = ..., at: _Optional[float] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ...) -> None: ...
 
+class Checkpoint(_message.Message):
+    __slots__ = ("note", "from_size", "consistency", "last_round", "cosigned")
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    FROM_SIZE_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    LAST_ROUND_FIELD_NUMBER: _ClassVar[int]
+    COSIGNED_FIELD_NUMBER: _ClassVar[int]
+    note: bytes
+    from_size: int
+    consistency: _containers.RepeatedScalarFieldContainer[bytes]
+    last_round: Included
+    cosigned: _containers.RepeatedCompositeFieldContainer[Witnessed]
+    def __init__(self, note: _Optional[bytes] = ..., from_size: _Optional[int] = ..., consistency: _Optional[_Iterable[bytes]] = ..., last_round: _Optional[_Union[Included, _Mapping]] = ..., cosigned: _Optional[_Iterable[_Union[Witnessed, _Mapping]]] = ...) -> None: ...
+
+class Included(_message.Message):
+    __slots__ = ("index", "entry", "proof")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    entry: bytes
+    proof: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, index: _Optional[int] = ..., entry: _Optional[bytes] = ..., proof: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Witnessed(_message.Message):
+    __slots__ = ("institution", "note", "consistency")
+    INSTITUTION_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    institution: str
+    note: bytes
+    consistency: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, institution: _Optional[str] = ..., note: _Optional[bytes] = ..., consistency: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Cosigned(_message.Message):
+    __slots__ = ("note",)
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    note: bytes
+    def __init__(self, note: _Optional[bytes] = ...) -> None: ...
+
 class Begin(_message.Message):
     __slots__ = ("message_id", "reply_to_message_id", "envelope_bytes", "array_bytes", "sha256", "offset", "reply")
     MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -141,6 +189,40 @@ class Begin(_message.Message):
     offset: int
     reply: Held
     def __init__(self, message_id: _Optional[str] = ..., reply_to_message_id: _Optional[str] = ..., envelope_bytes: _Optional[int] = ..., array_bytes: _Optional[_Iterable[int]] = ..., sha256: _Optional[bytes] = ..., offset: _Optional[int] = ..., reply: _Optional[_Union[Held, _Mapping]] = ...) -> None: ...
+
+class Energy(_message.Message):
+    __slots__ = ("run_id", "round", "phases")
+    class Phase(_message.Message):
+        __slots__ = ("name", "wall_s", "cpu_s", "components", "bytes_up", "bytes_down")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        WALL_S_FIELD_NUMBER: _ClassVar[int]
+        CPU_S_FIELD_NUMBER: _ClassVar[int]
+        COMPONENTS_FIELD_NUMBER: _ClassVar[int]
+        BYTES_UP_FIELD_NUMBER: _ClassVar[int]
+        BYTES_DOWN_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        wall_s: float
+        cpu_s: float
+        components: _containers.RepeatedCompositeFieldContainer[Energy.Component]
+        bytes_up: int
+        bytes_down: int
+        def __init__(self, name: _Optional[str] = ..., wall_s: _Optional[float] = ..., cpu_s: _Optional[float] = ..., components: _Optional[_Iterable[_Union[Energy.Component, _Mapping]]] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ...) -> None: ...
+    class Component(_message.Message):
+        __slots__ = ("name", "joules", "tier")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        JOULES_FIELD_NUMBER: _ClassVar[int]
+        TIER_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        joules: float
+        tier: str
+        def __init__(self, name: _Optional[str] = ..., joules: _Optional[float] = ..., tier: _Optional[str] = ...) -> None: ...
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    PHASES_FIELD_NUMBER: _ClassVar[int]
+    run_id: int
+    round: int
+    phases: _containers.RepeatedCompositeFieldContainer[Energy.Phase]
+    def __init__(self, run_id: _Optional[int] = ..., round: _Optional[int] = ..., phases: _Optional[_Iterable[_Union[Energy.Phase, _Mapping]]] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("data",)

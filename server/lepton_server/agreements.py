@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
+from lepton_fl.evidence.log_entries import Entry, clause_word
 from lepton_fl.link.ledger_head import LedgerHead
 from lepton_fl.link.signature import Signed
+from lepton_server import log_rows
 from lepton_server.database import Database, as_text
 
 
@@ -40,10 +44,13 @@ class Agreements:
 
     def offer(self, run_id: int, offered: Offered) -> None:
         """Remember a run's contract; there is one for each run."""
-        self._db.execute(
-            "INSERT INTO contracts (run_id, contract, certificate, signature) VALUES (?, ?, ?, ?)",
-            (run_id, offered.content, offered.signed.certificate, offered.signed.value),
-        )
+        digest = hashlib.sha256(offered.content).hexdigest()
+        with self._db.transaction():
+            self._db.execute(
+                "INSERT INTO contracts (run_id, contract, certificate, signature) VALUES (?, ?, ?, ?)",
+                (run_id, offered.content, offered.signed.certificate, offered.signed.value),
+            )
+            log_rows.enter(self._db, Entry("run", datetime.now(UTC), {"run": str(run_id), "contract": digest}))
 
     def offered(self, run_id: int) -> Offered | None:
         """A run's contract."""
@@ -63,6 +70,7 @@ class Agreements:
             ).rowcount
             if added:
                 self._db.note(now, institution, "contract accepted", str(run_id))
+                self._log_decision(run_id, institution, now, signed)
 
     def refuse(self, run_id: int, institution: str, clause: str, now: datetime) -> None:
         """An institution refused; it can still accept later."""
@@ -73,6 +81,7 @@ class Agreements:
                 (run_id, institution, as_text(now), clause),
             )
             self._db.note(now, institution, "contract refused", f"{run_id} {clause}")
+            self._log_decision(run_id, institution, now, clause_word(clause))
 
     def accepted(self, run_id: int) -> set[str]:
         """The institutions that countersigned a run's contract."""
@@ -125,3 +134,17 @@ class Agreements:
         self._db.execute(
             "DELETE FROM decisions WHERE run_id = ? AND institution = ? AND signature IS NULL", (run_id, institution)
         )
+
+    def _log_decision(self, run_id: int, institution: str, now: datetime, said: Signed | str) -> None:
+        """A signature, or the clause; what was said before, and is said again, has its entry already."""
+        clause, signed = (said, None) if isinstance(said, str) else (None, said)
+        fields = {
+            "run": str(run_id),
+            "institution": institution,
+            "accepted": clause is None,
+            "clause": clause,
+            "certificate": None if signed is None else signed.certificate.decode(),
+            "signature": None if signed is None else base64.b64encode(signed.value).decode(),
+        }
+        digest = hashlib.sha256(institution.encode()).hexdigest()
+        log_rows.enter(self._db, Entry("decision", now, fields), f"decision/{run_id}/{digest}/{clause or 'accepted'}")

@@ -15,7 +15,7 @@ from typing import Any
 
 from lepton_fl.errors import LeptonError
 
-_VERSION = 3
+_VERSION = 4
 _OLDEST = 2  # that is brought up to date here
 _APPLICATION = 0x4C455054  # "LEPT": whose SQLite file this is
 _SCHEMA = """
@@ -104,6 +104,33 @@ CREATE TABLE ledger_heads (
     signature BLOB NOT NULL
 ) STRICT;
 """
+_ADDED_IN_4 = """
+CREATE TABLE log_entries (
+    position INTEGER PRIMARY KEY CHECK (position >= 0),
+    once TEXT UNIQUE,
+    content BLOB NOT NULL
+) STRICT;
+CREATE TABLE log_heads (
+    institution TEXT NOT NULL,
+    size INTEGER NOT NULL CHECK (size > 0),
+    key BLOB NOT NULL CHECK (length(key) = 32),
+    note BLOB NOT NULL,
+    PRIMARY KEY (institution, size, key)
+) STRICT;
+CREATE TABLE log_identities (
+    institution TEXT NOT NULL,
+    key BLOB NOT NULL CHECK (length(key) = 32),
+    certificate BLOB NOT NULL,
+    signature BLOB NOT NULL,
+    PRIMARY KEY (institution, key)
+) STRICT;
+CREATE TABLE log_texts (
+    commitment TEXT PRIMARY KEY,
+    salt BLOB NOT NULL CHECK (length(salt) = 32),
+    text TEXT NOT NULL
+) STRICT;
+"""
+_ADDED = {3: _ADDED_IN_3, 4: _ADDED_IN_4}  # by version
 
 
 class StoreError(LeptonError):
@@ -123,6 +150,8 @@ class Database:
             self._switch_to_wal()
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
+            # What is deleted, a text that a person wants forgotten, is overwritten and not only unlinked.
+            self._db.execute("PRAGMA secure_delete = ON")
             self._create()
         except sqlite3.Error as error:
             if hasattr(self, "_db"):
@@ -159,7 +188,8 @@ class Database:
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             if version == _VERSION:
                 return
-            for statement in filter(str.strip, f"{'' if version else _SCHEMA}{_ADDED_IN_3}".split(";")):
+            added = "".join(tables for since, tables in _ADDED.items() if since > version)
+            for statement in filter(str.strip, f"{'' if version else _SCHEMA}{added}".split(";")):
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
             self._db.execute(f"PRAGMA user_version = {_VERSION}")

@@ -21,8 +21,9 @@ from google.protobuf.message import DecodeError
 
 from lepton_fl.errors import LeptonError
 from lepton_fl.flower import Message
-from lepton_fl.link import frames
+from lepton_fl.link import energy_frame, frames
 from lepton_fl.link.certificates import key_hash
+from lepton_fl.link.energy_frame import Told
 from lepton_fl.link.frames import BadFrame, Parts
 from lepton_fl.link.ledger_head import from_wire
 from lepton_fl.v1.federation_pb2 import (
@@ -42,8 +43,11 @@ from lepton_server import supervision
 from lepton_server.agreements import Offered
 from lepton_server.consent import Consent, Office
 from lepton_server.disk import Disk, Records
+from lepton_server.energy import EnergyBook
+from lepton_server.gossip import Gossip
 from lepton_server.intake import Intake
 from lepton_server.journal import Inbox
+from lepton_server.log import Log
 from lepton_server.owing import Owing, owed_by
 from lepton_server.presence import Presence
 from lepton_server.renewal import NOT_A_MEMBERS, Renewal, peer_certificate
@@ -77,7 +81,17 @@ class RunTerms:
 class Hub(FederationServicer):
     """Every stream, and what is owed on it."""
 
-    def __init__(self, open_records: Callable[[], Records], limits: Limits, renewal: Renewal, office: Office) -> None:
+    def __init__(
+        self,
+        open_records: Callable[[], Records],
+        limits: Limits,
+        renewal: Renewal,
+        office: Office,
+        open_log: Callable[[], Log] | None = None,
+    ) -> None:
+        """Args:
+        open_log: None where no contract promises a log.
+        """
         self.limits = limits
         self.owing = Owing(limits.grace_s)
         self.sessions: dict[int, Session] = {}  # changed in the event loop, with owing.changed held
@@ -89,6 +103,8 @@ class Hub(FederationServicer):
         self._disk = Disk(open_records)
         self._intake = Intake(self.owing, self._disk)
         self.consent = Consent(self.owing, self._disk, office)
+        self._gossip = None if open_log is None else Gossip(open_log, self._disk)
+        self.energy = EnergyBook()
         self._known: dict[int, str] = {}  # who was connected since this process began
         self._identities: dict[str, bytes] = {}  # their public keys for secure aggregation
 
@@ -135,6 +151,8 @@ class Hub(FederationServicer):
         if run is None:
             raise RuntimeError("no run has begun")
         owed = owed_by(node_id, run.run_id, message, parts)
+        if self._gossip is not None:
+            self._gossip.look(run.run_id)
         taken = self._intake.taken(owed.message_id)
         if taken is not None:
             self.owing.put(owed.message_id, owed.decoded(taken))
@@ -177,6 +195,8 @@ class Hub(FederationServicer):
         """Nothing of the hub runs any more."""
         self._supervisor.cancel()
         await asyncio.gather(self._supervisor, return_exceptions=True)
+        if self._gossip is not None:
+            await self._gossip.close()
         await self._disk.close()
 
     async def Connect(self, request_iterator: AsyncIterator[ClientFrame], context: Any) -> None:  # noqa: N802
@@ -261,8 +281,14 @@ class Hub(FederationServicer):
         """Note the institution's key for secure aggregation; one that is not its own ends the stream."""
         try:
             identity = self.consent.identified(session, session.hello.identity)
+            if identity is not None and self._gossip is not None:
+                await self._gossip.greeted(session)
         except BadFrame as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            raise
+        except LeptonError as error:
+            _log.warning("%s cannot be served: %s", session.member.name, error)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server cannot read its records; try again later")
             raise
         if identity is not None:
             with self.owing.changed:
@@ -281,7 +307,7 @@ class Hub(FederationServicer):
             session.post(heartbeat() if run is None else self._welcome(session, run))
             owed, came = self.owing.of(node_id)
             if owed is not None:
-                session.post(session.announcement(owed.message_id, owed.parts, came))
+                self._instruct(session, session.announcement(owed.message_id, owed.parts, came))
         if older is not None:
             self._offer(older, goodbye(_REPLACED, stay_away=True))
             # Behind a backlog that nobody reads, the goodbye would never come.
@@ -302,9 +328,18 @@ class Hub(FederationServicer):
 
     def _offer(self, session: Session, item: ServerFrame | tuple[Begin, Parts]) -> None:
         try:
-            session.post(item)
+            if isinstance(item, tuple):
+                self._instruct(session, item)
+            else:
+                session.post(item)
         except BadFrame as error:
             session.close(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+
+    def _instruct(self, session: Session, item: tuple[Begin, Parts]) -> None:
+        """An instruction goes out behind the log's head, without which no institution trains."""
+        if self._gossip is not None:
+            session.post(self._gossip.checkpoint(session))
+        session.post(item)
 
     def _welcome(self, session: Session, run: RunTerms) -> ServerFrame:
         return ServerFrame(
@@ -344,8 +379,16 @@ class Hub(FederationServicer):
                 countersigned = await self.consent.seen(session, from_wire(frame.ledger_head))
                 if countersigned is not None:
                     session.post(countersigned)
+            elif kind == "cosigned" and self._gossip is not None:
+                await self._gossip.cosigned(session, frame.cosigned.note)
+            elif kind == "energy":
+                await self._told_energy(session, energy_frame.from_wire(frame.energy))
             elif kind != "heartbeat":
                 raise BadFrame("a frame of this kind may not come now")
+
+    async def _told_energy(self, session: Session, told: Told) -> None:
+        if session.member.name in self.consent.accepted:  # of others nothing was asked
+            await self._disk.aside(lambda _: self.energy.told(session.member.name, told))
 
     async def _supervise(self) -> None:
         heard_at, members = 0.0, set[bytes]()

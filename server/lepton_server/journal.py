@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lepton_fl.errors import LeptonError
+from lepton_fl.federation.arrays import sha256_of
 from lepton_fl.federation.journal import Progress, RoundReport, StrategyState, cohort_seed
 from lepton_fl.flower import ArrayRecord
 from lepton_fl.link.frames import Parts
@@ -136,16 +137,21 @@ class RunJournal:
         self._inbox.clear()
         self.decisions.clear()
 
-    def ended(self, error: LeptonError | None) -> None:
-        """The run is over: it has its results, or can never have them."""
+    def ended(self, error: LeptonError | None, model: str | None = None) -> None:
+        """The run is over: it has its results, or can never have them.
+
+        Args:
+            model: hex SHA-256 of the model file among the results.
+        """
         state, detail = ("finished", "") if error is None else ("failed", str(error))
-        self._runs.end(self._place.run_id, state, detail, datetime.now(UTC))
+        self._runs.end(self._place.run_id, state, detail, datetime.now(UTC), model)
         self._place.reached("run ended")
 
     def _commit(self, report: RoundReport, arrays: ArrayRecord, strategy: StrategyState) -> None:
         sha256 = self._checkpoints.write(report.round, arrays, strategy)
         self._place.reached("checkpoint written")
-        self._runs.add_trained(self._place.run_id, report, sha256)
+        model = sha256_of({name: array.numpy() for name, array in arrays.items()})
+        self._runs.add_trained(self._place.run_id, report, sha256, model)
 
     def _set_members(self, members: dict[int, str]) -> None:
         if members:

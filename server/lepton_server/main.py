@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from typing import TYPE_CHECKING
 
@@ -22,15 +23,33 @@ usage: lepton-server VERB [--home DIR] ...
   lepton-server institutions [--json]            who was invited, is a member, was revoked; when certificates end
   lepton-server status [--json] [--watch]        who is connected, the round, epsilon spent; --watch: until Ctrl-C
   lepton-server revoke "North Hospital"          keep an institution out; an open stream is cut within seconds
+  lepton-server report --facts                   write model_facts.yaml, for people to fill in, into a run's folder
+  lepton-server report [--run ID | --folder DIR] [--edition public|consortium] [--final]
+                                                 write the signed transparency report of a run, the last one if
+                                                 nobody says which; --final: no field of people's may be empty
+  lepton-server log export FILE                  everything that happened, in one file that anyone can check
+  lepton-server log forget COMMITMENT            delete a person's name or words, of which the log holds a commitment
+  lepton-server verify [FILE] [--heads FILE] [--model FILE] [--report FILE]
+                                                 whether a log (else: this home's) is what was signed, and names the
+                                                 first bad entry; --ca FILE: of another federation
   lepton-server run task=heart rounds=10         wait for the institutions, offer them a signed contract,
                                                  train with those who accept it, write the results, stop;
                                                  after a crash or a stop the same command continues the run
+  lepton-server feedback open RUN --kind unfair --about "misses women over 70" [--by "head of cardiology"]
+                                                 note what somebody found wrong with a run's model (error, unfair,
+                                                 harm, question, other); it stays open in each report until answered
+  lepton-server feedback close f1 --resolution "trained again with women of that age"
+                                                 answer it
+  lepton-server feedback list [--json]           every matter, open ones first
+  lepton-server release RUN --by "head of cardiology" --reason "for the trial alone, every case is read by two"
+                                                 release a model that failed a gate: a person's word, in the log
   lepton-server run --help                       the settings of a run
 
 --home DIR            the operator's folder; else LEPTON_HOME, else ~/.lepton/server
 
 exit codes: 0 done, 2 configuration, 3 privacy budget, 6 no model trained, 7 certificate, 8 invitation,
-9 the operator's records, 10 too few institutions are there or accept, 11 stopped by SIGTERM, 130 interrupted
+9 the operator's records, 10 too few institutions are there or accept, 11 stopped by SIGTERM, 12 a log that is not what
+was signed, 13 the model is held by a gate, 130 interrupted
 """
 
 RUN_HELP = """\
@@ -46,6 +65,7 @@ task=      {task}
 model=     {model}
 strategy=  {strategy}
 privacy=   {privacy}
+fairness=  {fairness}
 
 institutions=N      wait for so many; null: every member and every open invitation
 quorum_s=SECONDS    wait so long for them
@@ -59,16 +79,22 @@ secure_aggregation=on|off
                     it: for robust strategies, cohort_size, and fewer institutions
 noise=own|shared    shared: each institution adds its share, and the sum has the noise of one trusted curator; one local
                     step a round, where every policy allows it
+evaluation=private|exact
+                    private, with privacy=record and patient: counts of the hold-out leave with noise, charged to who is
+                    held out (evaluation.epsilon, evaluation.every); exact: no epsilon covers them; docs/evaluation.md
 seed=N              reproducible, and therefore labelled not private; null: private; policies allow it for public data
 purpose.purpose=TEXT purpose.contact=TEXT purpose.retention_days=N
                     why the model is trained, whom to ask, how long results are kept: words of the contract
-output=DIR          result.json, rounds.jsonl, model.safetensors, learning_curve.png
+output=DIR          result.json, evaluation.json, rounds.jsonl, model.safetensors, contract.json, log.json and more
 log=text|json       lines for people, or one JSON object a line
 plugins=[MODULE]    models, tasks and strategies of one's own, installed here; docs/policy.md
+energy.pue=N        what the building draws over what its computers draw; also energy.grid_g_per_kwh with its source and
+                    year, energy.stop_below, and this machine's energy.power_w; docs/energy.md
+gates.NAME=LIMIT    what the model must keep to be released, say gates.recall_gap=0.1; docs/gates.md
 metrics_port=N      figures for Prometheus on http://127.0.0.1:N/metrics
 """
 
-_PLAIN_VERBS = ("init", "invite", "revoke", "institutions", "status")
+_PLAIN_VERBS = ("init", "invite", "revoke", "institutions", "status", "log", "verify", "report", "feedback", "release")
 
 
 def main() -> None:
@@ -81,7 +107,7 @@ def main() -> None:
     elif verb == "run":
         with exit_on_error():
             sys.argv = [f"{sys.argv[0]} run", *home_as_setting(rest)]
-        run_app(App("server", _schema, _run, _register, RUN_HELP), ("task", "model", "strategy", "privacy"))
+        run_app(App("server", _schema, _run, _register, RUN_HELP), ("task", "model", "strategy", "privacy", "fairness"))
     else:
         with exit_on_error():
             _plain_verb([verb, *rest])
@@ -93,23 +119,57 @@ def _plain_verb(arguments: list[str]) -> None:
     parser = Parser(prog="lepton-server", add_help=False, allow_abbrev=False)
     verbs = parser.add_subparsers(dest="verb", parser_class=Parser, required=True)
     for name in _PLAIN_VERBS:
-        verb = verbs.add_parser(name, add_help=False, allow_abbrev=False)
-        verb.add_argument("--home")
-        if name == "init":
-            verb.add_argument("--host", action="append", required=True)
-            verb.add_argument("--name", default="lepton federation")
-            verb.add_argument("--port", type=int, default=9410)
-            verb.add_argument("--enrolment-port", type=int, default=9411)
-        elif name in ("institutions", "status"):
-            verb.add_argument("--json", action="store_true")
-            if name == "status":
-                verb.add_argument("--watch", action="store_true")
-        else:
-            verb.add_argument("institution")
+        _arguments_of(name, verbs.add_parser(name, add_help=False, allow_abbrev=False))
     chosen = parser.parse_args(arguments)
     from lepton_server import verbs as verbs_module
 
     getattr(verbs_module, chosen.verb)(chosen)
+
+
+def _arguments_of(name: str, verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--home")
+    if name == "init":
+        verb.add_argument("--host", action="append", required=True)
+        verb.add_argument("--name", default="lepton federation")
+        verb.add_argument("--port", type=int, default=9410)
+        verb.add_argument("--enrolment-port", type=int, default=9411)
+    elif name == "report":
+        _report_arguments(verb)
+    elif name == "feedback":
+        verb.add_argument("action", choices=["open", "close", "list"])
+        verb.add_argument("what", nargs="?")
+    elif name == "log":
+        verb.add_argument("action", choices=["export", "forget"])
+        verb.add_argument("what")
+    elif name == "verify":
+        verb.add_argument("bundle", nargs="?")
+    elif name == "release":
+        verb.add_argument("run")
+    elif name not in ("institutions", "status"):
+        verb.add_argument("institution")
+    for option in _OPTIONS.get(name, ()):
+        verb.add_argument(option)
+    for option in _REQUIRED.get(name, ()):
+        verb.add_argument(option, required=True)
+    for option in _FLAGS.get(name, ()):
+        verb.add_argument(option, action="store_true")
+
+
+_OPTIONS = {
+    "verify": ("--ca", "--heads", "--model", "--report"),
+    "feedback": ("--kind", "--about", "--by", "--resolution"),
+}
+_REQUIRED = {"release": ("--by", "--reason")}
+_FLAGS = {"institutions": ("--json",), "status": ("--json", "--watch"), "feedback": ("--json",)}
+
+
+def _report_arguments(verb: argparse.ArgumentParser) -> None:
+    which, what = verb.add_mutually_exclusive_group(), verb.add_mutually_exclusive_group()
+    which.add_argument("--run")
+    which.add_argument("--folder")
+    verb.add_argument("--edition", choices=("public", "consortium"), default="consortium")
+    what.add_argument("--final", action="store_true")
+    what.add_argument("--facts", action="store_true")
 
 
 def _schema() -> type[ServerConfig]:

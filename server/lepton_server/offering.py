@@ -15,6 +15,7 @@ from lepton_server.agreements import Agreements, Offered
 from lepton_server.home import Home
 from lepton_server.hub import Hub, RunTerms
 from lepton_server.journal import Inbox, Place
+from lepton_server.log import Log
 from lepton_server.runs import Runs
 from lepton_server.settings import ServerConfig
 
@@ -42,8 +43,7 @@ def run_terms(config: ServerConfig, prepared: Prepared, where: tuple[Place, Home
     # The most that an honest reply's arrays can have.
     reply_bytes = 4 * prepared.facts.parameters + _HEADER_BYTES * len(template)
     if prepared.sums is not None:
-        longest = max(prepared.sums.training.length, prepared.sums.evaluation.length)
-        reply_bytes = _WORD_BYTES * longest + _HEADER_BYTES
+        reply_bytes = _WORD_BYTES * prepared.sums.longest + _HEADER_BYTES
     return RunTerms(
         run_id=place.run_id,
         offered=_offered(config, prepared, place, home, hub),
@@ -70,6 +70,15 @@ def _identities(config: ServerConfig, hub: Hub, institutions: tuple[str, ...]) -
     return known if config.is_summed else {}
 
 
+def log_key(home: Home) -> bytes:
+    """The key that signs the log's heads, 32 bytes."""
+    log = Log(home)
+    try:
+        return log.public
+    finally:
+        log.close()
+
+
 def _offered(config: ServerConfig, prepared: Prepared, place: Place, home: Home, hub: Hub) -> Offered:
     """The run's contract, signed: the one it began with, if it goes on after a crash."""
     agreements, run_id = Agreements(home.database), place.run_id
@@ -85,7 +94,7 @@ def _offered(config: ServerConfig, prepared: Prepared, place: Place, home: Home,
                 f"least_cohort {least} is more than the {cohort_size} asked in a round; nothing was trained"
             )
         federation = key_hash(home.authority().certificate.public_key()).hex()
-        parties = Parties(institutions, least, _identities(config, hub, institutions))
+        parties = Parties(institutions, least, _identities(config, hub, institutions), log_key(home))
         contract = offer(config, run_id, federation, parties, config.purpose)
         content = to_bytes(contract)
         from_bytes(content)  # what no institution could read is refused here

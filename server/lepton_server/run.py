@@ -12,8 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lepton_fl.config import name_of
+from lepton_fl.energy.summary import Account
 from lepton_fl.errors import ConfigError, LeptonError, Stopped, TrainingFailed
-from lepton_fl.federation.contract import Contract, digest, from_bytes
+from lepton_fl.evaluation.gates import Gates, ModelHeld, refuse_held
+from lepton_fl.federation.contract import Contract, digest, from_bytes, to_bytes
 from lepton_fl.federation.secure_grid import Cohort, SecureGrid
 from lepton_fl.files import only_process
 from lepton_fl.flower import Grid
@@ -21,17 +23,20 @@ from lepton_fl.link.certificates import to_pem
 from lepton_fl.logs import set_up
 from lepton_fl.prometheus import served
 from lepton_fl.results.folder import Folder
+from lepton_fl.results.outcome import Outcome
 from lepton_fl.results.terminal import VOICES, Voice
 from lepton_fl.run import Carrier, Names, Prepared, among, conduct, prepare
 from lepton_fl.secure_aggregation.cohort import threshold
 from lepton_fl.show import counted_institutions
 from lepton_server.consent import Office
 from lepton_server.disk import Records
+from lepton_server.energy import OfRun
 from lepton_server.enrolment import Enrolment
 from lepton_server.grid import HubGrid, Least, wait_for_decisions, wait_for_members
 from lepton_server.home import Home, find, open_home
 from lepton_server.hub import Hub, Limits
 from lepton_server.journal import Place, Reached, RunJournal
+from lepton_server.log import Log, log_of
 from lepton_server.metrics import Watch
 from lepton_server.offering import is_offered, run_terms
 from lepton_server.renewal import Renewal
@@ -40,6 +45,7 @@ from lepton_server.serving import Endpoint, Serving
 from lepton_server.settings import ServerConfig, of_run, refuse_other_settings
 from lepton_server.stopping import stopped_by_sigterm
 from lepton_server.store import Store
+from lepton_server.supervised import enter_gates
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +65,7 @@ def run(config: ServerConfig, reached: Reached = _nothing) -> None:
     limits = Limits(config.quorum_s, config.round_s, config.grace_s)
     with only_process(home.lock):
         renewal = Renewal(lambda: Store(home.database), home.authority(), _now)
-        hub = Hub(lambda: _records(home), limits, renewal, _office(home))
+        hub = Hub(lambda: _records(home), limits, renewal, _office(home), lambda: Log(home))
         with served(config.metrics_port, Watch(hub, voice).figures):
             _serve(home, hub, lambda: _train(config, home, hub, (voice, reached)))
 
@@ -82,6 +88,8 @@ def _last_words(error: BaseException) -> str:
     """What institutions hear of a run that ends without results; the reason is the operator's to know."""
     if isinstance(error, Stopped):
         return "the server was stopped; the run can be continued"
+    if isinstance(error, ModelHeld):
+        return "the run is finished"
     if isinstance(error, LeptonError):
         return "the run ended with an error at the server"
     return "the run was stopped by the operator"
@@ -104,6 +112,9 @@ def _train(config: ServerConfig, home: Home, hub: Hub, watchers: tuple[Voice, Re
         _gather_again(hub, institutions, len(institutions), config.grace_s)
     run = run_terms(config, prepared, (place, home, hub))
     contract = from_bytes(run.offered.content)
+    energy = hub.energy.begin(
+        OfRun(stored.run_id, config.rounds, Path(stored.asked.output), config.energy), is_new=unfinished is None
+    )
     hub.begin_run(run)
     if runs.rounds(stored.run_id):
         agreed = hub.consent.accepted & set(institutions)
@@ -113,34 +124,57 @@ def _train(config: ServerConfig, home: Home, hub: Hub, watchers: tuple[Voice, Re
         least = max(contract.least_cohort, _least_connected(prepared))
         _gather_again(hub, institutions, least, config.grace_s)
         wait_for_decisions(hub, institutions, least)
-    _conduct(prepared, hub, (runs, stored, place), (voice, contract))
+    outcome = _conduct(prepared, (home, hub), (runs, stored, place), (voice, contract, (energy, config.gates)))
+    if outcome.verdict is not None:
+        refuse_held(Path(stored.asked.output), outcome.verdict)
 
 
-def _conduct(prepared: Prepared, hub: Hub, kept: tuple[Runs, StoredRun, Place], told: tuple[Voice, Contract]) -> None:
+def _enter_gates(home: Home, stored: StoredRun, outcome: Outcome) -> None:
+    """The log has the verdict of the gates, if there were any."""
+    if outcome.verdict is None or not outcome.verdict.gates:
+        return
+    log = Log(home)
+    try:
+        enter_gates(log, str(stored.run_id), Path(stored.asked.output), outcome.verdict)
+    finally:
+        log.close()
+
+
+def _conduct(
+    prepared: Prepared,
+    served_by: tuple[Home, Hub],
+    kept: tuple[Runs, StoredRun, Place],
+    told: tuple[Voice, Contract, tuple[Account, Gates]],
+) -> Outcome:
     """Run the rounds; afterwards the run has its results, or an error that says why it can be continued or not."""
-    (runs, stored, place), (voice, contract) = kept, told
+    (home, hub), (runs, stored, place), (voice, contract, (energy, gates)) = served_by, kept, told
     folder = Folder(Path(stored.asked.output))
     began_with = runs.node_ids(tuple(hub.consent.accepted & {*stored.asked.institutions}))
     prepared = among(prepared, len(began_with))
     randomness = prepared.program.randomness
     journal = RunJournal(runs, place, randomness, lambda: began_with | hub.present())
     least = Least(_least_connected(prepared), contract.least_cohort)
+    folder.add_file("contract.json", to_bytes(contract))
     grid: Grid = HubGrid(hub, stored.run_id, journal.members, least)
     if prepared.sums is not None:
         identities = {name: bytes.fromhex(key) for name, key in contract.identities.items()}
         cohort = Cohort(stored.run_id, bytes.fromhex(digest(contract)), identities, journal.members)
         grid = SecureGrid(grid, cohort, prepared.sums, journal.decisions.decide)
     try:
-        outcome = conduct(prepared, Carrier(grid, journal.members, journal, contract), (folder, voice))
+        outcome = conduct(prepared, Carrier(grid, journal.members, journal, contract, energy, gates), (folder, voice))
     except TrainingFailed as error:
         # Deterministic: the same command would fail again in the same place.
         journal.ended(error)
         raise
+    hub.energy.end()
+    _enter_gates(home, stored, outcome)
     place.reached("results written")
-    journal.ended(None)
+    journal.ended(None, outcome.model_sha256)
+    folder.add_file("log.json", log_of(home))
     shutil.rmtree(place.folder, ignore_errors=True)
     hub.end_run("the run is finished")
     voice.finished(outcome, stored.asked.output)
+    return outcome
 
 
 def _least_connected(prepared: Prepared) -> int:
@@ -175,19 +209,25 @@ def _gather(config: ServerConfig, home: Home, hub: Hub) -> tuple[str, ...]:
     store = Store(home.database)
     try:
 
+        def enrolled() -> set[str]:
+            # By name: a member whose certificate ended can be invited again, and is still one institution.
+            return {one.name for one in store.institutions() if one.revoked_at is None}
+
         def wanted() -> int:
             if config.institutions is not None:
                 return config.institutions
-            # By name: a member whose certificate ended can be invited again, and is still one institution.
-            enrolled = {one.name for one in store.institutions() if one.revoked_at is None}
-            return len(enrolled | {one.institution for one in store.open_invitations(_now())})
+            return len(enrolled() | {one.institution for one in store.open_invitations(_now())})
+
+        def here() -> set[str]:
+            # The stream of one that was revoked a moment ago may be open still.
+            return enrolled() & {session.member.name for session in hub.sessions.values()}
 
         if wanted() == 0:
             raise ConfigError("nobody was invited yet; nothing was trained; lepton-server invite NAME")
         _log.info("waiting for %s", counted_institutions(wanted()))
-        wait_for_members(hub, lambda: len(hub.sessions) >= max(1, wanted()))
+        wait_for_members(hub, lambda: len(here()) >= max(1, wanted()))
         with hub.owing.changed:
-            return tuple(sorted(session.member.name for session in hub.sessions.values()))
+            return tuple(sorted(here()))
     finally:
         store.close()
 

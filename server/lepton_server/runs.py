@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lepton_fl.evidence import canonical
+from lepton_fl.evidence.log_entries import Entry, reason_word
+from lepton_fl.federation.evaluating import ATTRIBUTIONS
 from lepton_fl.federation.journal import RoundReport
+from lepton_fl.privacy.books import HELD_OUT
+from lepton_server import log_rows
 from lepton_server.database import Database, as_text, as_time
 
 
@@ -80,14 +86,20 @@ class Runs:
             self._db.note(now, None, "run begun", str(run_id))
         return StoredRun(run_id, asked, "open", now, None, "")
 
-    def end(self, run_id: int, state: str, detail: str, now: datetime) -> None:
-        """The run is over: finished, failed or abandoned."""
+    def end(self, run_id: int, state: str, detail: str, now: datetime, model: str | None = None) -> None:
+        """The run is over: finished, failed or abandoned.
+
+        Args:
+            model: hex SHA-256 of the model file that was written.
+        """
         with self._db.transaction():
             self._db.execute(
                 "UPDATE runs SET state = ?, ended_at = ?, detail = ? WHERE run_id = ?",
                 (state, as_text(now), detail, run_id),
             )
             self._db.note(now, None, f"run {state}", f"{run_id} {detail}".strip())
+            entry = Entry("run-ended", now, {"run": str(run_id), "state": state, "model": model})
+            log_rows.enter(self._db, entry, f"run-ended/{run_id}")
 
     def node_ids(self, institutions: tuple[str, ...]) -> dict[int, str]:
         """These institutions by node id."""
@@ -107,21 +119,34 @@ class Runs:
             ).fetchone()
         return int(seed), _members(text)
 
-    def add_trained(self, run_id: int, report: RoundReport, checkpoint_sha256: bytes) -> None:
-        """Commit a round's model; round 0 is the model before the first."""
-        self._db.execute(
-            "INSERT INTO rounds (run_id, round, checkpoint_sha256, trained) VALUES (?, ?, ?, ?) "
-            "ON CONFLICT DO UPDATE SET checkpoint_sha256 = excluded.checkpoint_sha256, trained = excluded.trained "
-            "WHERE trained IS NULL",
-            (run_id, report.round, checkpoint_sha256, json.dumps(report.as_plain())),
-        )
+    def add_trained(self, run_id: int, report: RoundReport, checkpoint_sha256: bytes, model_sha256: bytes) -> None:
+        """Commit a round's model, and its entry in the log; round 0 is the model before the first.
+
+        Args:
+            checkpoint_sha256: of the file that holds the model and the strategy's state.
+            model_sha256: see `federation.arrays.sha256_of`.
+        """
+        entry = Entry("round", datetime.now(UTC), _round_fields(run_id, report, model_sha256))
+        # Together or not at all: a crash leaves no model without its entry, and no entry without its model.
+        with self._db.transaction():
+            self._db.execute(
+                "INSERT INTO rounds (run_id, round, checkpoint_sha256, trained) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET checkpoint_sha256 = excluded.checkpoint_sha256, trained = excluded.trained "
+                "WHERE trained IS NULL",
+                (run_id, report.round, checkpoint_sha256, json.dumps(report.as_plain())),
+            )
+            log_rows.enter(self._db, entry, f"round/{run_id}/{report.round}")
 
     def add_evaluated(self, run_id: int, report: RoundReport) -> None:
-        """Commit that a round is over."""
-        self._db.execute(
-            "UPDATE rounds SET evaluated = ? WHERE run_id = ? AND round = ? AND evaluated IS NULL",
-            (json.dumps(report.as_plain()), run_id, report.round),
-        )
+        """Commit that a round is over, and what was released of who is held out, in the log."""
+        with self._db.transaction():
+            self._db.execute(
+                "UPDATE rounds SET evaluated = ? WHERE run_id = ? AND round = ? AND evaluated IS NULL",
+                (json.dumps(report.as_plain()), run_id, report.round),
+            )
+            for what, released in _released(report).items():
+                entry = Entry("release", datetime.now(UTC), _release_fields(run_id, report, (what, released)))
+                log_rows.enter(self._db, entry, f"{what}/{run_id}/{report.round}")
 
     def rounds(self, run_id: int) -> list[StoredRound]:
         """The rounds that were opened, in order."""
@@ -162,3 +187,40 @@ def _members(text: str | None) -> dict[int, str]:
 
 def _report(text: str | None) -> RoundReport | None:
     return None if text is None else RoundReport.from_plain(json.loads(text))
+
+
+def _released(report: RoundReport) -> dict[str, Any]:
+    """What a round told of who is held out, by what it is."""
+    if report.histograms is None:
+        return {}
+    whole = dict(report.histograms)
+    attributions = whole.pop(ATTRIBUTIONS, None)
+    return {"evaluation": whole, **({} if attributions is None else {"explanation": attributions})}
+
+
+def _release_fields(run_id: int, report: RoundReport, told: tuple[str, Any]) -> dict[str, Any]:
+    """What it is, the epsilon of who is held out after it, and its digest; no figure stands in the log."""
+    (what, released), spent = told, report.held_out or {}
+    return {
+        "run": str(run_id),
+        "round": report.round,
+        "what": what,
+        "of": HELD_OUT,
+        "epsilon": spent.get("epsilon"),
+        "delta": spent.get("delta"),
+        "sha256": hashlib.sha256(canonical.to_bytes(released)).hexdigest(),
+    }
+
+
+def _round_fields(run_id: int, report: RoundReport, model_sha256: bytes) -> dict[str, Any]:
+    """What the log says of a round: nothing that was not released, and reasons by fixed words."""
+    return {
+        "run": str(run_id),
+        "round": report.round,
+        "model": model_sha256.hex(),
+        "cohort": sorted(report.cohort),
+        "replied": sorted(report.replied),
+        "refused": {name: reason_word(why) for name, why in report.refused.items()},
+        "skipped": report.skipped is not None,
+        "epsilon": report.epsilon,
+    }

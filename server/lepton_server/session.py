@@ -48,6 +48,8 @@ class Session:
     upload: Upload | None = None
     last_heard: float = field(default_factory=time.monotonic)
     closing: Closing | None = None
+    log_size: int = 0  # of the log's last head that was sent, or told in its hello
+    relayed: dict[str, int] = field(default_factory=dict)  # institution: size of its last head that was sent
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     _stirred: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from lepton_fl.evidence.log_entries import Entry
+from lepton_server import log_rows
 from lepton_server.database import Database, StoreError, as_text, as_time
 
 
@@ -100,6 +102,9 @@ class Store:
             self._keep_only(key_hash, name, certificate, not_after)
             self._db.execute("UPDATE invitations SET spent_by = ? WHERE secret_hash = ?", (key_hash, _hash(secret)))
             self._db.note(now, name, "enrolled again" if is_back else "enrolled", key_hash.hex())
+            log_rows.enter(
+                self._db, Entry("enrolled", now, {"institution": name, "key": key_hash.hex(), "again": is_back})
+            )
         return certificate
 
     def _first_certificate(self, found: Invited, key_hash: bytes) -> bytes:
@@ -130,6 +135,7 @@ class Store:
             if not withdrawn and not revoked:
                 raise StoreError(f"there is no member or open invitation {institution}; nothing was changed")
             self._db.note(now, institution, "revoked", "")
+            log_rows.enter(self._db, Entry("revoked", now, {"institution": institution}))
 
     def member(self, key_hash: bytes) -> Institution | None:
         """The member with this key, unless it was revoked."""
@@ -194,6 +200,8 @@ class Store:
                 (certificate, as_text(not_after), key_hash),
             )
             self._db.note(now, member.name, "renewed", f"until {as_text(not_after)}")
+            fields = {"institution": member.name, "key": key_hash.hex(), "until": as_text(not_after)}
+            log_rows.enter(self._db, Entry("renewed", now, fields))
 
     def _refuse_present(self, known: Institution, now: datetime) -> None:
         """Raise for whoever needs no invitation, or may have none; a member whose certificate ended may come back."""

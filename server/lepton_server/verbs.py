@@ -1,4 +1,4 @@
-"""The verbs that need no run: init, invite, revoke, institutions, status."""
+"""The verbs that need no running server: init, invite, revoke, institutions, status, log, verify, report."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import argparse
 import json
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 from lepton_fl.errors import ConfigError
+from lepton_fl.evidence import log_bundle
+from lepton_fl.evidence.checking import Asked, checked, read_bundle, read_ca
+from lepton_fl.files import replace_file
 from lepton_fl.link import invitation
 from lepton_fl.link.invitation import Invitation
 from lepton_fl.show import Look, at, show
-from lepton_server.home import Addresses, find, open_home
+from lepton_server.home import Addresses, Home, find, open_home
 from lepton_server.home import init as init_home
+from lepton_server.log import Log, log_of
 from lepton_server.store import Store
 
 
@@ -25,6 +30,7 @@ def init(chosen: argparse.Namespace) -> None:
     addresses = Addresses(tuple(chosen.host), chosen.port, chosen.enrolment_port)
     home = init_home(path, chosen.name, addresses, datetime.now(UTC))
     Store(home.database).close()
+    Log(home).close()
     sys.stderr.write(f"{path} is ready; keep {path / 'ca'} safe: whoever has it can admit anyone\n")
 
 
@@ -92,3 +98,61 @@ def status(chosen: argparse.Namespace) -> None:
 
     home = open_home(find(chosen.home))
     show(Look(lambda now: look(home, now), lines), chosen.json, chosen.watch)
+
+
+def report(chosen: argparse.Namespace) -> None:
+    """Write the transparency report of a run."""
+    from lepton_server.report import make
+
+    make(chosen)
+
+
+def log(chosen: argparse.Namespace) -> None:
+    """Write the whole log to a file, or forget what a commitment in it stands for."""
+    home = open_home(find(chosen.home))
+    if chosen.action == "forget":
+        _forget(home, chosen.what)
+        return
+    path = Path(chosen.what)
+    try:
+        replace_file(path, log_of(home))
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}; nothing was exported") from error
+    sys.stderr.write("exported; anyone with the federation's CA certificate can check it: lepton-client verify FILE\n")
+
+
+def _forget(home: Home, commitment: str) -> None:
+    opened = Log(home)
+    try:
+        was_known = opened.forget(commitment)
+    finally:
+        opened.close()
+    if not was_known:
+        raise ConfigError("no text is kept for this commitment; nothing was changed; log export shows those in the log")
+    sys.stderr.write("forgotten; the entry stays, and nobody can tell any more what it stood for\n")
+
+
+def verify(chosen: argparse.Namespace) -> None:
+    """Check a log, this home's or the one in a file."""
+    ca = Path(chosen.ca) if chosen.ca else find(chosen.home) / "ca" / "ca.pem"
+    given = (chosen.heads, chosen.model, chosen.report)
+    asked = Asked(read_ca(ca), *(None if name is None else Path(name) for name in given))
+    if chosen.bundle:
+        bundle = read_bundle(Path(chosen.bundle))
+    else:
+        bundle = log_bundle.read(log_of(open_home(find(chosen.home))))
+    sys.stdout.write("\n".join(checked(bundle, asked)) + "\n")
+
+
+def feedback(chosen: argparse.Namespace) -> None:
+    """Note, answer or list what people found wrong with a model."""
+    from lepton_server import supervised
+
+    supervised.feedback(chosen)
+
+
+def release(chosen: argparse.Namespace) -> None:
+    """Let a person put a held model out."""
+    from lepton_server import supervised
+
+    supervised.release(chosen)

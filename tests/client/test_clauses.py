@@ -27,6 +27,8 @@ from lepton_client.policy import Policy
 from lepton_client.refused import Refused
 from proposals import NOWHERE, PRICE, PUBLIC, SUMMED, WITHOUT, contract, heart, policy, proposal, terms
 
+from lepton_fl.evaluation.settings import Private
+from lepton_fl.explanation.release import Explanation
 from lepton_fl.federation.contract import KINDS
 from lepton_fl.federation.installed import installed_task, sha256_of
 from lepton_fl.federation.terms import from_document, to_document
@@ -319,3 +321,33 @@ def test_a_run_is_agreed_to_outside_of_the_hours_and_its_rounds_are_not_answered
     assert any("its rounds are answered then" in one.says for one in found.clauses)
     unmet = [one.name for one in round_clauses(agreed, RoundFacts(4, at_noon.time(), 0.0)) if not one.is_met]
     assert unmet == ["policy.hours"]
+
+
+@pytest.mark.parametrize(("epsilon", "is_met"), [(2.0, True), (4.0, False)])
+def test_evaluations_that_do_not_fit_the_budget_of_who_is_held_out_are_refused(
+    tmp_path: Path, epsilon: float, is_met: bool
+) -> None:
+    most = {"epsilon": 5.0, "rounds": 30, "holdout_share": 0.2, "compute_hours": 2.0}
+    allowed = policy(tmp_path, may_leave=["noised-update", "noised-counts"], run=most)
+    position = Position(allowed, {"heart": to_document("task", heart())}, None, torch.device("cpu"))
+    asked = terms(rounds=2, evaluation=Private(1, 20, 0.95, epsilon, by_institution=False))
+    found = consider(contract(asked), position, datetime(2026, 3, 2, 22, 0), in_full=False)
+    held_out = [clause for clause in found.clauses if "of who is held out is 0 now" in clause.says]
+    assert [clause.name for clause in held_out] == ["policy.budget.epsilon"] * 2  # of the routine, and the final one
+    assert {clause.is_met for clause in held_out} == {is_met}
+    assert "and 3 may be" in held_out[0].says
+    assert found.refused is None or not is_met
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "explanation", "is_met"), [(1.0, None, True), (1.1, None, False), (0.7, 0.4, False)]
+)
+def test_one_run_tells_of_who_is_held_out_no_more_than_one_run_may(
+    careful: Policy, evaluation: float, explanation: float | None, is_met: bool
+) -> None:
+    settings = Private(5, 20, 0.95, evaluation, by_institution=False)
+    found = clauses(
+        careful, proposal(careful, terms(evaluation=settings, explanation=Explanation(explanation, 1.0, 5)))
+    )
+    (clause,) = [one for one in found if one.name == "policy.run.epsilon" and "held out" in one.says]
+    assert clause.is_met == is_met

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from lepton_client.explain import find_contract
-from lepton_client.policy import from_fields, read
+from lepton_client.policy import MAY_LEAVE, from_fields, read
 from lepton_client.policy_command import policy
 from lepton_client.policy_file import Answers, ask, text
 from lepton_client.refused import Refused
@@ -22,7 +22,7 @@ from proposals import SUMMED, contract, terms
 
 from lepton_fl import models, strategies
 from lepton_fl.errors import ConfigError
-from lepton_fl.federation.contract import KINDS, digest, to_bytes
+from lepton_fl.federation.contract import digest, to_bytes
 from lepton_fl.plain_yaml import parse_yaml
 
 COMMAND = Path(sys.executable).with_name("lepton-client")
@@ -48,7 +48,11 @@ def test_init_writes_a_commented_policy_that_only_its_owner_can_read(tmp_path: P
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.read_text().count("#") > 20
     assert (written.data_set, written.budget.epsilon, written.budget.delta) == ("hearts", 3.0, 1e-4)
-    assert (written.accept, written.public_data, written.may_leave) == ("by-hand", False, ["noised-update"])
+    assert (written.accept, written.public_data, written.may_leave) == (
+        "by-hand",
+        False,
+        ["noised-update", "noised-counts"],
+    )
     assert written.plugins == []
 
 
@@ -61,7 +65,7 @@ def test_init_lists_every_model_and_strategy_that_ships(tmp_path: Path) -> None:
 def test_init_for_public_data_lets_every_kind_of_message_leave(tmp_path: Path) -> None:
     init(tmp_path, "--public-data", "yes", "--accept", "by-policy")
     written = read(tmp_path / "policy.yaml")
-    assert (written.public_data, written.accept, written.may_leave) == (True, "by-policy", [*KINDS])
+    assert (written.public_data, written.accept, written.may_leave) == (True, "by-policy", [*MAY_LEAVE])
 
 
 def test_init_never_replaces_a_policy(tmp_path: Path) -> None:
@@ -170,7 +174,7 @@ def test_explain_says_what_a_share_of_the_noise_is_worth_by_itself(
 ) -> None:
     init(tmp_path, *ENOUGH)
     path = tmp_path / "policy.yaml"
-    path.write_text(path.read_text().replace("[noised-update]", "[shared-noise-update]"))
+    path.write_text(path.read_text().replace("[noised-update, noised-counts]", "[shared-noise-update]"))
     store(tmp_path, 7, noise="shared", **SUMMED)
     policy(["explain", "7", "--home", str(tmp_path)])
     said = capsys.readouterr().out

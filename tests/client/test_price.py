@@ -16,7 +16,8 @@ from proposals import WITHOUT, terms
 from lepton_fl.federation.arrays import to_arrays
 from lepton_fl.federation.client_app import ClientProgram, answer_evaluation, answer_training
 from lepton_fl.federation.codec import encode
-from lepton_fl.federation.terms import Terms, from_document, program
+from lepton_fl.federation.program import program
+from lepton_fl.federation.terms import Terms, from_document
 from lepton_fl.flower import ConfigRecord, Message, RecordDict, enter_run
 from lepton_fl.privacy.rounds_spent import InMemory
 from lepton_fl.training.examples import Examples, Site
@@ -58,22 +59,22 @@ def test_the_estimate_is_near_what_training_takes(privacy: str) -> None:
     site = random_site(made, 180)
     # The least of a few: what a first step loads is not the estimate's matter, and another process may have the CPU.
     took_s = min(timed(lambda: answer(made, site)) for _ in range(4))
-    estimate_s = 3600 * hours(asked, made, 4, time.perf_counter) / asked.rounds
+    estimate_s = 3600 * hours(asked, made, 4, time.process_time) / asked.rounds
     # A factor forgotten would be far outside.
     assert took_s / 20 < estimate_s < 20 * took_s
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that it took."""
-    began = time.perf_counter()
+    """Seconds of computing that it took; what else the machine does is no part of them."""
+    began = time.process_time()
     work()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def test_the_estimate_leaves_the_program_as_it_was() -> None:
     asked, made = wide("record")
     before = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
-    hours(asked, made, 4, time.perf_counter)
+    hours(asked, made, 4, time.process_time)
     assert all(torch.equal(before[name], tensor) for name, tensor in made.model.state_dict().items())
     assert not any(hasattr(parameter, "grad_sample") for parameter in made.model.parameters())
 
@@ -87,8 +88,8 @@ def test_megabytes_are_those_of_the_answers_that_training_gives(privacy: str, ki
 
 def test_exact_counts_are_no_larger_than_they_are_said_to_be() -> None:
     asked, made = wide("none")
-    counted = encoded_bytes(answer_evaluation(made, random_site(made, 180), message(made, "evaluate")))
-    assert 30 * counted / 1e6 <= megabytes_out(asked, made, ["exact-counts"]) <= 30 * 0.005
+    counted = encoded_bytes(answer_evaluation(made, random_site(made, 180), message(made, "evaluate"), InMemory()))
+    assert 30 * counted / 1e6 <= megabytes_out(asked, made, ["exact-counts"]) <= 30 * 0.015  # three groups
 
 
 def test_energy_is_the_hours_at_the_power_of_the_policy() -> None:

@@ -124,3 +124,9 @@ def test_settings_out_of_range_are_refused_by_their_name(field: str, value: floa
 
 def test_exact_counts_have_no_epsilon() -> None:
     assert not hasattr(Exact(every=1, bins=20, confidence=0.95), "epsilon")
+
+
+@pytest.mark.parametrize("bins", [16, 30, 300])
+def test_exact_counts_come_in_bins_that_can_be_added_up_to_what_is_reported(bins: int) -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.bins must divide 1000"):
+        Exact(every=1, bins=bins, confidence=0.95)

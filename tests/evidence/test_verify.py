@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from logs import MODEL, NAMES, bundle, ed25519, entries_of, federation, offered
+from logs import MODEL, NAMES, NOW, bundle, ed25519, entries_of, federation, offered, sha256
 
 from lepton_fl.evidence import note
+from lepton_fl.evidence.checking import Asked, checked
 from lepton_fl.evidence.log_bundle import BadLog, Bundle, read
+from lepton_fl.evidence.log_entries import Entry
 from lepton_fl.evidence.log_entries import read as read_entry
 from lepton_fl.evidence.merkle import leaf_hash
 from lepton_fl.evidence.note import Checkpoint
@@ -158,6 +161,18 @@ def test_a_thousand_mutations_are_noticed_at_the_right_entry_by_both_verifiers(k
                 assert entry == index
 
 
+def test_the_second_verifier_misses_flipped_bytes_of_certificates_alone() -> None:
+    unseen = [
+        range(*found.span()) for found in re.finditer(rb'"(?:certificate|signature)":"[^"]*"', CONTENT)
+    ]  # in an entry, quotation marks are escaped
+    rng = random.Random("second")  # noqa: S311 - the same mutations each time
+    for position in rng.sample(range(len(CONTENT)), 600):
+        changed = bytearray(CONTENT)
+        changed[position] ^= rng.randrange(1, 256)
+        if not any(position in span for span in unseen):
+            assert SECOND_CHECK(bytes(changed), KEY, [])[1] is not None, position
+
+
 def test_a_truncated_log_that_nobody_countersigned_is_noticed_by_a_head_that_was_kept() -> None:
     short = rewritten(ENTRIES[:6], checkpoint=MADE.head(ENTRIES, 6), cosigned=())
     assert first(short.to_bytes()) is None
@@ -246,6 +261,21 @@ def test_the_model_file_of_the_run_is_told_from_any_other() -> None:
         changed = bytearray(MODEL)
         changed[position] ^= 1
         assert check_model(found, bytes(changed)) is None
+
+
+def test_a_model_that_its_gates_hold_back_is_not_called_good(tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(MODEL)
+    gate = {"run": "7", "failed": ["worst group recall"], "sha256": sha256("gates.json")}
+    entries, said = list(ENTRIES), []
+    for verdict in ("held", "overridden"):
+        entries.append(Entry("gate", NOW, {**gate, "verdict": verdict}).to_bytes())
+        made = rewritten(entries, checkpoint=MADE.head(entries))
+        try:
+            said.append(checked(made, Asked(CA, None, tmp_path / "model", None))[-1])
+        except BadLog as error:
+            said.append(str(error))
+    assert "its gates hold it back; do not use it" in said[0]
+    assert said[1].endswith("is the one that run 7 ended with, released in a person's name against its gates")
 
 
 def test_the_second_verifier_is_a_short_program_of_its_own(tmp_path: Path) -> None:

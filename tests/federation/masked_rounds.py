@@ -17,10 +17,10 @@ from lepton_fl.federation.arrays import checked, template_of, to_arrays
 from lepton_fl.federation.client_app import ClientProgram, answer_evaluation, answer_training
 from lepton_fl.federation.local_grid import LOCAL_RUN, LocalGrid, node_id_of
 from lepton_fl.federation.masked_app import AnsweredOnce, Computes, MaskedApp, Own, at_once
+from lepton_fl.federation.program import program
 from lepton_fl.federation.secure_grid import Cohort, Decide, SecureGrid, undecided
 from lepton_fl.federation.steps import PARAMS, Step, step_of
 from lepton_fl.federation.summed import Sums, sums_of
-from lepton_fl.federation.terms import program
 from lepton_fl.flower import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from lepton_fl.privacy.rounds_spent import InMemory
 from lepton_fl.secure_aggregation.cohort import LEAST
@@ -129,11 +129,11 @@ def mean_by_hand(survivors: Iterable[str], round: int = ROUND) -> npt.NDArray[np
     return np.average(models, axis=0, weights=weights)
 
 
-def counts_by_hand(survivors: Iterable[str]) -> list[int]:
+def counts_by_hand(survivors: Iterable[str], round: int = ROUND) -> list[int]:
     """The sum of the counts that these answer with outside of a sum."""
     tables = []
     for name in survivors:
-        asked = Message(content(), dst_node_id=node_id_of(name), message_type="evaluate")
-        reply = answer_evaluation(made()[0], site_of(name), asked)
-        tables.append(reply.content.metric_records["metrics"]["counts"])
+        asked = Message(content(round), dst_node_id=node_id_of(name), message_type="evaluate")
+        reply = answer_evaluation(made()[0], site_of(name), asked, InMemory())
+        tables.append(reply.content.metric_records["metrics"]["scores"])
     return [int(one) for one in np.sum(tables, axis=0)]

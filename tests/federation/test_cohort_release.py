@@ -30,7 +30,7 @@ from lepton_fl.flower import Array, ArrayRecord, Message, MetricRecord, RecordDi
 from lepton_fl.privacy.accounting import epsilon_spent
 from lepton_fl.privacy.randomness import Randomness, Stream
 from lepton_fl.results.folder import Folder
-from lepton_fl.results.terminal import opening, round_line
+from lepton_fl.results.lines import opening, round_line
 from lepton_fl.run import Names
 from lepton_fl.secure_aggregation.vector import from_sum
 from lepton_fl.simulation import Plan, SimConfig, plan, register_schemas, simulate

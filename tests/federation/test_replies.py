@@ -14,11 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lepton_fl.evaluation.counts import LARGEST_LOSS
+from lepton_fl.evaluation.settings import Exact
 from lepton_fl.federation.arrays import BadArrays, checked, load_arrays, template_of, to_arrays
+from lepton_fl.federation.evaluating import Evaluating
+from lepton_fl.federation.histograms import LARGEST_LOSS
 from lepton_fl.federation.journal import NoJournal, Progress
 from lepton_fl.federation.local_grid import LocalGrid, node_id_of
-from lepton_fl.federation.replies import LARGEST_TRAIN_LOSS, BadReply, Expected, Sorted, counts_of, sort_replies
+from lepton_fl.federation.replies import LARGEST_TRAIN_LOSS, BadReply, Expected, Sorted, evaluated, sort_replies
 from lepton_fl.federation.rounds import Rounds, Run
 from lepton_fl.flower import (
     Array,
@@ -35,10 +37,13 @@ from lepton_fl.flower import (
 from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.strategies.averaging import FedAvg
 from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY, Federation
+from lepton_fl.tasks.groups import Groups
 
 TEMPLATE = {"weight": (2, 3), "bias": (2,)}
-EXPECTED = Expected(TEMPLATE, counts_shape=(2, 2), weight_cap=1000, most_records=1000, with_loss=False)
-WITH_LOSS = Expected(TEMPLATE, counts_shape=(2, 2), weight_cap=1000, most_records=1000, with_loss=True)
+# Three classes, so that a guess is a cell of its own; every round is evaluated.
+EVALUATING = Evaluating(Exact(1, 20, 0.95), Groups(()), 3, 100, None, 1, has_tune=False, one_per_subject=False)
+EXPECTED = Expected(TEMPLATE, EVALUATING, weight_cap=1000, most_records=1000, with_loss=False)
+WITH_LOSS = Expected(TEMPLATE, EVALUATING, weight_cap=1000, most_records=1000, with_loss=True)
 NAMES = {1: "north", 2: "south"}
 
 WEIGHT = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -402,33 +407,46 @@ def test_usable_replies_come_in_the_order_of_node_ids_whatever_their_arrival() -
 # Evaluation counts.
 
 
-def counted(counts: object, loss_sum: object = 1.0) -> Message:
-    metrics = MetricRecord({"counts": counts, "loss-sum": loss_sum})  # type: ignore[dict-item]
+REST = [0] * 5  # of the nine cells of three classes
+
+
+def counted(scores: object, loss_sum: object = 1.0, noises: object = 1) -> Message:
+    metrics = MetricRecord({"scores": scores, "loss-sum": loss_sum, "noises": noises})  # type: ignore[dict-item]
     return Message(RecordDict({"metrics": metrics}), reply_to=asked(2, "evaluate"))
 
 
 @pytest.mark.parametrize(
-    ("counts", "reason"),
+    ("scores", "reason"),
     [
-        ([1, 2, 3], "length"),
-        ([1, 2, 3, 4, 5], "length"),
+        ([1, 2, 3, *REST], "length"),
+        ([1, 2, 3, 4, 5, *REST], "length"),
         ([], "length"),
         (4, "length"),
-        ([1, 2, 3, -1], "whole numbers"),
-        ([1.0, 2.0, 3.0, 4.0], "whole numbers"),
-        ([0.5, math.nan, 1.0, 1.0], "whole numbers"),
-        ([0, 0, 0, 1001], "weight cap"),
-        ([0, 0, 0, 10**30], "weight cap"),
+        ([1, 2, 3, -1, *REST], "whole numbers"),
+        ([1.0, 2.0, 3.0, 4.0, *(0.0 for _ in REST)], "whole numbers"),
+        ([0.5, math.nan, 1.0, 1.0, *(0.0 for _ in REST)], "whole numbers"),
+        ([0, 0, 0, 1001, *REST], "whole numbers"),
+        ([0, 0, 0, 10**30, *REST], "whole numbers"),
     ],
 )
-def test_counts_that_cannot_be_are_refused(counts: object, reason: str) -> None:
+def test_counts_that_cannot_be_are_refused(scores: object, reason: str) -> None:
     with pytest.raises(BadReply, match=reason):
-        counts_of(counted(counts), EXPECTED)
+        evaluated(counted(scores), EXPECTED, 1, 1)
 
 
 def test_counts_of_more_records_than_the_weight_cap_are_refused() -> None:
-    with pytest.raises(BadReply):
-        counts_of(counted([1000, 1000, 1000, 1000]), EXPECTED)
+    with pytest.raises(BadReply, match="weight cap"):
+        evaluated(counted([1000, 1000, 1000, 1000, *REST]), EXPECTED, 1, 1)
+
+
+@pytest.mark.parametrize("noises", [0, 2, -1, 1.0, "1", None, 10**30])
+def test_nobody_claims_more_noise_than_is_its_own(noises: object) -> None:
+    if noises is None:
+        reply = Message(RecordDict({"metrics": MetricRecord({"scores": [1, *[0] * 8]})}), reply_to=asked(2))
+    else:
+        reply = counted([1, *[0] * 8], noises=noises) if not isinstance(noises, str) else counted([1], noises=[1])
+    with pytest.raises(BadReply, match="whose noise"):
+        evaluated(reply, EXPECTED, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -438,19 +456,20 @@ def test_counts_of_more_records_than_the_weight_cap_are_refused() -> None:
 )
 def test_a_loss_that_cannot_be_is_refused(loss_sum: object) -> None:
     with pytest.raises(BadReply, match="loss"):
-        counts_of(counted([1, 2, 3, 4], loss_sum), EXPECTED)
+        evaluated(counted([1, 2, 3, 4, *REST], loss_sum), EXPECTED, 1, 1)
 
 
 def test_counts_without_a_loss_are_refused() -> None:
-    metrics = MetricRecord({"counts": [1, 2, 3, 4]})
+    metrics = MetricRecord({"scores": [1, 2, 3, 4, *REST], "noises": 1})
     with pytest.raises(BadReply, match="loss"):
-        counts_of(Message(RecordDict({"metrics": metrics}), reply_to=asked(2)), EXPECTED)
+        evaluated(Message(RecordDict({"metrics": metrics}), reply_to=asked(2)), EXPECTED, 1, 1)
 
 
 def test_good_counts_are_read_row_by_row() -> None:
-    counts = counts_of(counted([1, 2, 3, 4], 5), EXPECTED)
-    assert counts.table.tolist() == [[1, 2], [3, 4]]
-    assert (counts.records, counts.loss_sum) == (10, 5.0)
+    found = evaluated(counted([1, 2, 3, 4, *REST], 5), EXPECTED, 1, 1)
+    assert found.decisions.table.tolist() == [[[1, 2, 3], [4, 0, 0], [0, 0, 0]]]
+    metrics = found.metrics()
+    assert (metrics.records, metrics.loss, metrics.accuracy) == (10, 0.5, 0.1)
 
 
 # A whole run: one institution misbehaves, two do not.
@@ -460,7 +479,7 @@ BAD = "mill lane"
 
 
 def training(bad: Callable[[Message], Message | None], evaluating: bool = False, always: bool = False) -> ClientApp:
-    """Institutions that answer (1, ..., 1) and the counts [[3, 1], [1, 3]]; one does something else."""
+    """Institutions that answer (1, ..., 1) and 3 of 4 right in each of two classes; one does something else."""
     app = ClientApp()
 
     def ones(scale: float) -> ArrayRecord:
@@ -478,7 +497,7 @@ def training(bad: Callable[[Message], Message | None], evaluating: bool = False,
     def evaluate(message: Message, context: Context) -> Message:
         if context.node_config["institution"] == BAD and (always or evaluating):
             return bad(message)  # type: ignore[return-value]
-        metrics = MetricRecord({"counts": [3, 1, 1, 3], "loss-sum": 4.0})
+        metrics = MetricRecord({"scores": [3, 1, 0, 1, 3, 0, 0, 0, 0], "loss-sum": 4.0, "noises": 1})
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
     return app
@@ -540,11 +559,11 @@ def evaluating(**metrics: object) -> Callable[[Message], Message]:
 
 
 MISCOUNTS: dict[str, Callable[[Message], Message | None]] = {
-    "too few counts": evaluating(**{"counts": [1, 2], "loss-sum": 1.0}),
-    "negative counts": evaluating(**{"counts": [1, 2, 3, -4], "loss-sum": 1.0}),
-    "fractions": evaluating(**{"counts": [1.0, 2.0, 3.0, 4.0], "loss-sum": 1.0}),
-    "too many records": evaluating(**{"counts": [1, 2, 3, 10**6], "loss-sum": 1.0}),
-    "a loss that is not a number": evaluating(**{"counts": [1, 2, 3, 4], "loss-sum": math.nan}),
+    "too few counts": evaluating(**{"scores": [1, 2, *REST], "loss-sum": 1.0, "noises": 1}),
+    "negative counts": evaluating(**{"scores": [1, 2, 3, -4, *REST], "loss-sum": 1.0, "noises": 1}),
+    "fractions": evaluating(**{"scores": [1.0, 2.0, 3.0, 4.0, *(0.0 for _ in REST)], "loss-sum": 1.0, "noises": 1}),
+    "too many records": evaluating(**{"scores": [1, 2, 3, 10**6, *REST], "loss-sum": 1.0, "noises": 1}),
+    "a loss that is not a number": evaluating(**{"scores": [1, 2, 3, 4, *REST], "loss-sum": math.nan, "noises": 1}),
     "an error": answering(Error(2, "Nope")),
     "an exception": raising,
     "nothing": answering(RecordDict()),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from proposals import EXACTLY
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from voices import Quiet
@@ -104,8 +105,8 @@ def test_a_run_neither_uses_nor_moves_the_global_generators_of_torch(seeded: dic
     assert sha256(seeded["record"], tmp_path / "again") == first
 
 
-@pytest.mark.parametrize("privacy", ["none", "record"])
-@pytest.mark.parametrize("cohort_size", [4, 2])
+@pytest.mark.parametrize("privacy", [pytest.param("none", marks=pytest.mark.slow), "record"])
+@pytest.mark.parametrize("cohort_size", [pytest.param(4, marks=pytest.mark.slow), 2])
 def test_the_order_of_the_institutions_changes_nothing(
     privacy: str, cohort_size: int, plain: dict[str, Plan], tmp_path: Path
 ) -> None:
@@ -133,7 +134,7 @@ def test_the_order_of_the_institutions_changes_no_bit_of_a_sum(seeded: dict[str,
     assert sha256(base, tmp_path / "one") == sha256(other, tmp_path / "other")
 
 
-@pytest.mark.parametrize("privacy", ["none", "record"])
+@pytest.mark.parametrize("privacy", [pytest.param("none", marks=pytest.mark.slow), "record"])
 def test_a_sum_is_the_mean_that_the_operator_would_make_to_within_the_rounding(
     privacy: str, seeded: dict[str, Plan], plain: dict[str, Plan], tmp_path: Path
 ) -> None:
@@ -266,7 +267,7 @@ def replies() -> list[Message]:
 
 def wrapped(chosen: Strategy) -> Rounds:
     names = {1: "a", 2: "b", 3: "c"}
-    expected = Expected({"w": (3,)}, (2, 2), 1000, 1000, with_loss=False)
+    expected = Expected({"w": (3,)}, EXACTLY, 1000, 1000, with_loss=False)
     inner = chosen.build(Federation(3, 3, 0.1), is_summed=False)
     return Rounds(
         inner,

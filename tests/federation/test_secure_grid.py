@@ -76,7 +76,7 @@ def test_counts_are_the_sum_of_all_and_whoever_declines_is_not_told_apart() -> N
         (reply,), errors = play(institutions.secure(), "evaluate")
         assert errors == {}
         assert survivors_of(reply) == NAMES
-        assert reply.content.metric_records["metrics"]["counts"] == counts_by_hand(counting)
+        assert reply.content.metric_records["metrics"]["scores"] == counts_by_hand(counting)
 
 
 def test_where_everybody_declines_there_are_no_counts() -> None:

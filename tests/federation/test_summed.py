@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache, reduce
-from operator import add
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,20 +16,23 @@ from hypothesis import strategies as st
 from proposals import SUMMED, WITHOUT, terms
 
 from lepton_fl.errors import ConfigError, TrainingFailed
-from lepton_fl.evaluation.counts import Counts
+from lepton_fl.evaluation.settings import Private
 from lepton_fl.federation.arrays import LARGEST_VALUE
+from lepton_fl.federation.evaluating import Tables
+from lepton_fl.federation.program import program
 from lepton_fl.federation.summed import (
+    Made,
     Sums,
     Trained,
-    counts_of_sum,
+    evaluated_of_sum,
     evaluation_words,
     model_of,
     share_words,
     sums_of,
     training_words,
 )
-from lepton_fl.federation.terms import program
 from lepton_fl.flower import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict, enter_run
+from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.secure_aggregation.settings import On
 from lepton_fl.secure_aggregation.vector import Words
 from lepton_fl.strategies.averaging import FedAvg, QFedAvg
@@ -94,14 +96,15 @@ def test_a_training_vector_is_the_update_and_the_weight_and_an_evaluation_vector
         ("update", "values", PARAMETERS),
         ("weight", "integers", 2),
     ]
-    assert [(one.name, one.kind, one.words) for one in made.evaluation.segments] == [
-        ("counts", "integers", 2 * 1000 * 2),
+    counted = made.evaluation(1)
+    assert [(one.name, one.kind, one.words) for one in counted.segments] == [
+        ("scores", "integers", 3 * 2 * 1000 * 2),  # female, male and unknown
         ("loss", "integers", 3),
         ("counting", "integers", 1),
     ]
-    assert (made.training.wire_bits, made.evaluation.wire_bits) == (24, 24)
-    assert made.schema("train") is made.training
-    assert made.schema("evaluate") is made.evaluation
+    assert (made.training.wire_bits, counted.wire_bits) == (24, 24)
+    assert made.schema("train", 1) is made.training
+    assert made.schema("evaluate", 1) == counted
 
 
 def test_another_cohort_bound_or_model_is_another_vector() -> None:
@@ -253,44 +256,100 @@ def test_shared_noise_is_one_vector_of_whole_numbers() -> None:
         share_words(shared, np.full(PARAMETERS, made.shared.most + 1, dtype=np.int64), os.urandom)
 
 
-# -- counts
+# -- histograms
 
 
-def counts(number: int, largest: int = 50) -> Counts:
+def private(noise: str, by_institution: bool = False) -> Sums:
+    """Three rounds, evaluated after the first, the second and the last, with noise."""
+    evaluation = Private(every=1, bins=4, confidence=0.95, epsilon=1.0, by_institution=by_institution)
+    asked = terms(evaluation=evaluation, noise=noise, rounds=3, **SUMMED)
+    return sums_of(asked, program(asked, 4), 4)
+
+
+def exact(made: Sums, number: int, largest: int = 50) -> tuple[Tables, float]:
     numbers = np.random.default_rng(number)
-    table = numbers.integers(0, largest, (2, 1000)).astype(np.int64)
-    return Counts(table, float(numbers.uniform(0, 3) * table.sum()))
+    tables = {part.name: numbers.integers(0, largest, part.layout.shape) for part in made.evaluating.parts(3)}
+    return tables, float(numbers.uniform(0, 3) * sum(table.sum() for table in tables.values()))
 
 
-def counted(made: Sums, whole: Sequence[Counts | None]) -> Counts | None:
-    return counts_of_sum(made, summed([evaluation_words(made, one, os.urandom) for one in whole]))
+def made_by(made: Sums, number: int, tables: Tables, loss_sum: float = 0.0, is_counted: bool = True) -> Words:
+    """An institution's vector of the last round."""
+    return evaluation_words(made, 3, Made(tables, loss_sum, is_counted, number), os.urandom)
+
+
+def evaluated(made: Sums, words: Sequence[Words]) -> dict[str, Any] | None:
+    record = evaluated_of_sum(made, summed(words), 3, ("abcd"[: len(words)], "abcd"))
+    return None if record is None else dict(record)
 
 
 @pytest.mark.parametrize("declining", [(), (2,), (0, 1, 3)])
-def test_counts_are_exact_over_the_institutions_that_count(declining: tuple[int, ...]) -> None:
+def test_exact_counts_add_up_over_the_institutions_that_count(declining: tuple[int, ...]) -> None:
     made = sums()
-    every = [None if number in declining else counts(number) for number in range(4)]
-    found = counted(made, every)
-    expected = reduce(add, [one for one in every if one is not None])
+    every = [exact(made, number) for number in range(4)]
+    zeros = made.evaluating.nothing(3)
+    found = evaluated(
+        made,
+        [
+            made_by(made, number, zeros, is_counted=False)
+            if number in declining
+            else made_by(made, number, *every[number])
+            for number in range(4)
+        ],
+    )
     assert found is not None
-    assert np.array_equal(found.table, expected.table)
-    assert found.records == expected.records
-    assert found.loss_sum == pytest.approx(expected.loss_sum, abs=4 / 2048)
+    counting = [one for number, one in enumerate(every) if number not in declining]
+    assert found["scores"] == np.sum([tables["scores"] for tables, _ in counting], axis=0).ravel().tolist()
+    assert found["loss-sum"] == pytest.approx(sum(loss for _, loss in counting), abs=4 / 2048)
 
 
 def test_hundreds_of_millions_in_one_cell_are_counted_exactly() -> None:
-    table = np.zeros((2, 1000), dtype=np.int64)
-    table[1, 7] = 987_654_321
-    found = counted(sums(), [Counts(table, 1.5)] * 4)
+    made = sums()
+    tables, _ = exact(made, 0, largest=1)
+    tables["scores"][0, 1, 7] = 987_654_321
+    found = evaluated(made, [made_by(made, number, tables) for number in range(4)])
     assert found is not None
-    assert np.array_equal(found.table, 4 * table)
+    assert found["scores"] == (4 * tables["scores"]).ravel().tolist()
+
+
+@pytest.mark.parametrize("noise", ["own", "shared"])
+def test_the_sum_of_noised_histograms_has_every_institutions_noise_and_each_ones_own_beside(noise: str) -> None:
+    made = private(noise, by_institution=True)
+    every = [exact(made, number)[0] for number in range(4)]
+    streams = [Randomness(number).stream("evaluation-noise") for number in range(4)]
+    noised = [made.evaluating.released(one, 3, stream) for one, stream in zip(every, streams, strict=True)]
+    found = evaluated(made, [made_by(made, number, one) for number, one in enumerate(noised)])
+    assert found is not None
+    assert found["noises"] == 4
+    for name in ("decisions", "scores"):
+        whole = np.sum([one[name] for one in noised], axis=0).ravel().tolist()
+        assert found[name] == whole != np.sum([one[name] for one in every], axis=0).ravel().tolist()
+    for number, name in enumerate("abcd"):
+        assert found[f"own/{name}"] == noised[number]["own"].ravel().tolist()
+    assert "loss-sum" not in found  # an exact loss would undo the noise
+
+
+def test_who_keeps_its_counts_at_home_still_adds_its_noise_for_the_others() -> None:
+    made = private("shared")
+    zeros = made.evaluating.nothing(3)
+    released = made.evaluating.released(zeros, 3, Randomness(1).stream("evaluation-noise"))
+    assert any(table.any() for table in released.values())
+    words = [made_by(made, number, released, is_counted=number > 0) for number in range(4)]
+    found = evaluated(made, words)
+    assert found is not None
+    assert found["noises"] == 4
+
+
+def test_another_plan_is_another_vector() -> None:
+    hashes = {one.evaluation(3).sha256 for one in (private("own"), private("shared"), private("own", True), sums())}
+    assert len(hashes) == 4
 
 
 def test_where_nobody_counts_there_are_no_counts() -> None:
-    assert counted(sums(), [None] * 4) is None
+    made = sums()
+    words = [made_by(made, number, made.evaluating.nothing(3), is_counted=False) for number in range(4)]
+    assert evaluated(made, words) is None
 
 
-def test_a_loss_that_no_records_can_have_makes_no_counts() -> None:
-    absurd = Counts(np.zeros((2, 1000), dtype=np.int64), 1e6)
-    with pytest.raises(TrainingFailed, match="add up to no counts"):
-        counted(sums(), [absurd, None, None, counts(1, largest=2)])
+def test_a_q_whose_weights_would_round_to_nothing_is_refused_before_the_run() -> None:
+    with pytest.raises(ConfigError, match=r"strategy\.q is 5, and beyond 2"):
+        QFedAvg(5.0).sum_form(1, 0.5)

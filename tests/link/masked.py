@@ -19,9 +19,10 @@ from served import until
 from lepton_fl.federation.arrays import checked, sha256_of, template_of
 from lepton_fl.federation.contract import COHORT_KEY, CONTRACT_KEY, Contract, Parties, digest
 from lepton_fl.federation.masked_app import AnsweredOnce
+from lepton_fl.federation.program import program
 from lepton_fl.federation.steps import ECHOES, INBOX, PARAMS, RECORD, ROSTER, STEPS, Step, answered, record_of
 from lepton_fl.federation.summed import Sums, sums_of
-from lepton_fl.federation.terms import Terms, program
+from lepton_fl.federation.terms import Terms
 from lepton_fl.flower import ArrayRecord, ConfigRecord, Message, RecordDict
 from lepton_fl.secure_aggregation.aggregator import Aggregator
 from lepton_fl.secure_aggregation.keys import Identity
@@ -83,7 +84,7 @@ class Attempt:
 
     def __post_init__(self) -> None:
         contract, sums = self.masked.contract, self.masked.sums
-        schema = sums.schema(self.purpose)
+        schema = sums.schema(self.purpose, self.round)
         identities = {name: bytes.fromhex(key) for name, key in contract.identities.items()}
         template = template_of(contract.settings().model.build(contract.settings().task.shape()))
         model = sha256_of(checked(self.masked.arrays, template))

@@ -20,6 +20,7 @@ from lepton_server.enrolment import Enrolment, enrol
 from lepton_server.grid import HubGrid, Least
 from lepton_server.hub import Hub, Limits, RunTerms
 from lepton_server.journal import Inbox, Place
+from lepton_server.log import Log
 from lepton_server.renewal import Renewal
 from lepton_server.runs import Asked, Runs
 from lepton_server.serving import Endpoint, Serving
@@ -108,7 +109,9 @@ class Operator:
 class Federation:
     """An operator's server in this process, from `with` to its end; the run begins when a test says so."""
 
-    def __init__(self, operator: Operator, limits: Limits | None = None) -> None:
+    def __init__(
+        self, operator: Operator, limits: Limits | None = None, open_log: Callable[[], Log] | None = None
+    ) -> None:
         self.operator = operator
         renewal = Renewal(operator.store, operator.authority, _now)
         self.hub = Hub(
@@ -116,6 +119,7 @@ class Federation:
             limits or Limits(quorum_s=30.0, round_s=30.0, grace_s=30.0),
             renewal,
             office_of(operator.home),
+            open_log,
         )
         enrolment = Enrolment(operator.store, operator.authority, [], _now)
         home = operator.home

@@ -17,10 +17,13 @@ from line import Line
 from masked import Masked, masked
 from proposals import SUMMED, terms
 
+from lepton_fl.evaluation.settings import Private
 from lepton_fl.federation.steps import ECHOES, INBOX, PARAMS, ROSTER, STEPS, SURVIVORS
+from lepton_fl.federation.terms import Terms
 from lepton_fl.flower import ConfigRecord
 from lepton_fl.link.frames import Parts
 from lepton_fl.link.spool import Spool
+from lepton_fl.privacy.books import HELD_OUT, TRAINED_ON
 from lepton_fl.privacy.units import NoPrivacy
 from lepton_fl.tasks.task import DataSource
 from lepton_fl.v1.federation_pb2 import ClientFrame
@@ -30,6 +33,9 @@ CLEVELAND = 303  # patients
 PRIVATE = terms(**SUMMED, rounds=2)
 WITHOUT_NOISE = terms(**SUMMED, rounds=2, privacy=NoPrivacy())
 SHARED_NOISE = terms(**SUMMED, rounds=2, noise="shared")
+EVALUATION = Private(every=1, bins=20, confidence=0.95, epsilon=1.0, by_institution=False)
+NOISED = terms(**SUMMED, rounds=2, evaluation=EVALUATION)
+SHARED_EVALUATION = terms(**SUMMED, rounds=2, evaluation=EVALUATION, noise="shared")
 STRICT = policy_text("budget: {unit: record, epsilon: 100.0, delta: 1.0e-4}", "may_leave: [noised-update]")
 
 
@@ -280,7 +286,7 @@ def test_the_ledger_has_each_step_of_a_masked_round_with_its_kind_rule_and_epsil
     spent = elm.ledger.epsilon_after(str(run.run_id))
     total = made.round("evaluate")
     assert int(total["counting"][0]) == 1
-    assert 0 < int(np.sum(total["counts"])) < CLEVELAND
+    assert 0 < int(np.sum(total["scores"])) < CLEVELAND
     run.federation.hub.end_run("the test is over")
     elm.over()
     rows = rows_of(elm, run)
@@ -305,7 +311,41 @@ def test_where_counts_may_not_leave_zeros_take_their_place_and_nothing_is_declin
     total = made.round("evaluate")
     run.federation.hub.end_run("the test is over")
     elm.over()
-    assert [int(np.sum(total[name])) for name in ("counts", "loss", "counting")] == [0, 0, 0]
+    assert [int(np.sum(total[name])) for name in ("scores", "loss", "counting")] == [0, 0, 0]
     evaluated = rows_of(elm, run)[5:]
     assert [(row["kind"], row["rule"]) for row in evaluated] == around("masking", ALWAYS_MASKING)
     assert elm.ledger.spent("heart", "record").uncovered == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind"), [(NOISED, "noised-counts"), (SHARED_EVALUATION, "shared-noise-counts")], ids=["own", "shared"]
+)
+def test_noised_counts_are_paid_for_by_who_is_held_out(run: Run, elm: Institution, asked: Terms, kind: str) -> None:
+    made = masked(run, elm, asked)
+    made.offer(elm)
+    total = made.round("evaluate")
+    assert set(total) == {"decisions", "counting"}
+    assert int(total["counting"][0]) == 1
+    rows = rows_of(elm, run)
+    assert [(row["kind"], row["rule"]) for row in rows] == around(kind, f"policy.may_leave: {kind}")
+    held_out, trained_on = (elm.ledger.spent("heart", "record", part) for part in (HELD_OUT, TRAINED_ON))
+    assert 0 < rows[2]["epsilon"] < 1.0
+    assert (held_out.rounds, trained_on.rounds, held_out.uncovered) == (1, 0, 0)
+    again = made.attempt("evaluate", number=2)
+    assert run.answer(again.ask(PARAMS)).error.reason == "BudgetSpent"
+    assert elm.ledger.spent("heart", "record", HELD_OUT).rounds == 1
+    run.federation.hub.end_run("the test is over")
+    elm.over()
+
+
+def test_where_noised_counts_may_not_leave_the_others_still_get_the_noise(run: Run, tmp_path: Path) -> None:
+    elm = elm_of(run, tmp_path, STRICT)
+    made = masked(run, elm, NOISED)
+    made.offer(elm)
+    total = made.round("evaluate")
+    run.federation.hub.end_run("the test is over")
+    elm.over()
+    assert int(total["counting"][0]) == 0
+    assert np.any(total["decisions"])
+    assert [(row["kind"], row["rule"]) for row in rows_of(elm, run)] == around("masking", ALWAYS_MASKING)
+    assert elm.ledger.spent("heart", "record", HELD_OUT).rounds == 0

@@ -78,7 +78,7 @@ def test_there_is_one_unfinished_run_at_most(database: Path) -> None:
 
 def test_a_report_comes_back_as_it_was(database: Path) -> None:
     run_id, runs = begun(database), Runs(database)
-    runs.add_trained(run_id, REPORT, b"\x01" * 32)
+    runs.add_trained(run_id, REPORT, b"\x01" * 32, b"\x03" * 32)
     runs.add_evaluated(run_id, REPORT)
     (stored,) = runs.rounds(run_id)
     assert stored.trained == stored.evaluated == REPORT
@@ -88,7 +88,7 @@ def test_the_first_commit_of_a_round_stays_whatever_comes_later(database: Path) 
     run_id, runs = begun(database), Runs(database)
     other = replace(REPORT, replied=("South",))
     for report, sha256 in ((REPORT, b"\x01" * 32), (other, b"\x02" * 32)):
-        runs.add_trained(run_id, report, sha256)
+        runs.add_trained(run_id, report, sha256, sha256)
         runs.add_evaluated(run_id, report)
     (stored,) = runs.rounds(run_id)
     assert (stored.trained, stored.evaluated, stored.checkpoint_sha256) == (REPORT, REPORT, b"\x01" * 32)

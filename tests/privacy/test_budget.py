@@ -18,7 +18,7 @@ MECHANISMS = (Step(1.5, 0.1), Step(3.0, 0.1), Step(2.0, 0.3), Step(0.9, 0.02), S
 
 def declared(run: int, mechanism: Step, rounds: int) -> Declared:
     return Declared(
-        f"run {run}", "registry", *ACCOUNT, "add or remove one record", DELTA, CAP, mechanism, 5, rounds, "ab", "cd"
+        f"run {run}", "registry", *ACCOUNT[:2], "add or remove one record", DELTA, CAP, mechanism, 5, rounds, "ab", "cd"
     )
 
 

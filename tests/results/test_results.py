@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from proposals import EXACTLY
 from voices import Quiet
 
 from lepton_fl.config import config_dir, load
@@ -20,13 +21,16 @@ from lepton_fl.federation.journal import RoundReport
 from lepton_fl.flower import Array, ArrayRecord
 from lepton_fl.results.curve import draw
 from lepton_fl.results.folder import Folder
+from lepton_fl.results.lines import closing, opening, round_line
 from lepton_fl.results.outcome import Claim, Facts, Outcome, no_claim
-from lepton_fl.results.terminal import JsonVoice, PlainVoice, closing, opening, round_line
+from lepton_fl.results.terminal import JsonVoice, PlainVoice
 from lepton_fl.run import Names
 from lepton_fl.simulation import Plan, SimConfig, output_folder, plan, register_schemas, simulate
 
 ROUNDS = 10
-FILES = {"result.json", "rounds.jsonl", "model.safetensors", "learning_curve.png"}
+FILES = {
+    "result.json", "evaluation.json", "rounds.jsonl", "model.safetensors", "learning_curve.png", "energy.jsonl",
+}  # fmt: skip
 
 
 def planned(*overrides: str) -> Plan:
@@ -38,7 +42,7 @@ def planned(*overrides: str) -> Plan:
 
 @pytest.fixture(scope="module")
 def base() -> Plan:
-    return planned("privacy=record")
+    return planned("privacy=record", "evaluation=exact", "evaluation.every=1")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ def finished(base: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outc
 # Files.
 
 
-def test_a_run_leaves_exactly_its_four_files(finished: tuple[Outcome, Path]) -> None:
+def test_a_run_leaves_exactly_its_files(finished: tuple[Outcome, Path]) -> None:
     assert {path.name for path in finished[1].iterdir()} == FILES
 
 
@@ -62,7 +66,8 @@ def test_result_json_has_the_documented_keys(finished: tuple[Outcome, Path]) -> 
         "unit",
         "neighbouring_relation",
         "epsilon", "epsilon_without_seed", "epsilon_budget", "delta", "noise_multiplier", "clipping_norm",
-        "sampling_rate", "steps", "seed", "noise", "honest", "epsilon_of_a_share", "seconds", "model_sha256",
+        "sampling_rate", "steps", "seed", "noise", "honest", "epsilon_of_a_share", "seconds", "energy",
+        "stopped", "verdict", "model_sha256",
     } == set(result)  # fmt: skip
     assert (result["task"], result["model"], result["strategy"]) == ("heart", "logistic", "fedavg")
     assert (result["rounds"], result["steps"], result["parameters"]) == (ROUNDS, ROUNDS, 39)
@@ -201,7 +206,9 @@ def claim(budget: float = 4.0, seed: int | None = None) -> Claim:
 
 
 def facts(rounds: int = 100, promise: Claim | None = None, *, is_summed: bool = True) -> Facts:
-    return Facts("heart", "heart", "logistic", "fedavg", rounds, INSTITUTIONS, 39, promise or claim(), is_summed)
+    return Facts(
+        "heart", "heart", "logistic", "fedavg", rounds, INSTITUTIONS, 39, promise or claim(), is_summed, EXACTLY
+    )
 
 
 def metrics(loss: float = 0.5, auc: float | None = 0.8, accuracy: float = 0.75) -> Metrics:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from lepton_server.checkpoint import Checkpoints
 from lepton_server.database import StoreError
+from proposals import EXACTLY
 
 from lepton_fl import strategies
 from lepton_fl.config import look_up
@@ -29,6 +30,7 @@ STRATEGIES = [pytest.param(name, marks=pytest.mark.slow if name in _SLOW else ()
 NAMES = {node: f"hospital-{node}" for node in range(2, INSTITUTIONS + 2)}
 SHAPES = {"weight": (3, 2), "bias": (2,), "scale": ()}
 SETTINGS: dict[str, dict[str, Any]] = {
+    "afl": {"step": 0.2, "most": 3.0},
     "bulyan": {"num_malicious_nodes": 1},
     "fedadagrad": {"server_learning_rate": 0.1, "tau": 1e-3},
     "fedadam": {"server_learning_rate": 0.1, "tau": 1e-3, "beta_1": 0.9, "beta_2": 0.99},
@@ -67,7 +69,7 @@ def initial() -> ArrayRecord:
 
 def rounds_of(settings: Strategy, progress: Progress) -> Rounds:
     enter_run(1)
-    expected = Expected(SHAPES, (2, 2), 1000, 1000, settings.needs_exact_loss)
+    expected = Expected(SHAPES, EXACTLY, 1000, 1000, settings.needs_exact_loss)
     run = Run(NAMES, expected, NoJournal(Randomness(1)), None, lambda report: None, settings.least_replies, None)
     return Rounds(settings.build(Federation(INSTITUTIONS, INSTITUTIONS, 0.1), is_summed=False), run, progress)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
+from proposals import EXACTLY
 from second_device import There, second_device
 from torch import Tensor, nn
 
 from lepton_fl.errors import ConfigError
-from lepton_fl.evaluation.counts import count
+from lepton_fl.evaluation.histogram import Layout, count
+from lepton_fl.evaluation.loss import summed_loss
 from lepton_fl.federation.arrays import load_arrays, to_arrays
 from lepton_fl.federation.client_app import ClientProgram, answer_evaluation, answer_training
 from lepton_fl.flower import Array, ArrayRecord, ConfigRecord, Message, RecordDict, enter_run
@@ -22,6 +25,7 @@ from lepton_fl.models.tanh_cnn import TanhCnn
 from lepton_fl.privacy.noise import add_noise
 from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.privacy.rounds_spent import InMemory
+from lepton_fl.tasks.groups import Groups
 from lepton_fl.training.clipped_sum import OpacusClippedSum, refuse_coupled_records
 from lepton_fl.training.device import choose, describe, device_of, devices_seen, full_precision, layers_seeded
 from lepton_fl.training.examples import Examples, Site
@@ -148,11 +152,12 @@ def test_training_follows_the_model_to_another_device(name: str, train: Callable
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_counting_follows_the_model_to_another_device(name: str) -> None:
     model, examples, outputs = built(name), records(name), MODELS[name][1].outputs
-    here = count(model, examples, outputs, 4)
+    layout = Layout(Groups(()), max(2, outputs), max(2, outputs))
+    here, loss = count(model, examples, layout, 4, one_per_subject=False), summed_loss(model, examples, 4)
     with second_device() as device:
-        there = count(model.to(device), examples, outputs, 4)
-    assert (there.table == here.table).all()
-    assert there.loss_sum == pytest.approx(here.loss_sum)
+        there = model.to(device)
+        assert (count(there, examples, layout, 4, one_per_subject=False) == here).all()
+        assert summed_loss(there, examples, 4) == pytest.approx(loss)
 
 
 def test_a_model_s_values_go_to_another_device_and_come_back() -> None:
@@ -207,7 +212,9 @@ def test_a_gpu_s_convolutions_keep_their_bits_during_a_round_and_the_settings_ar
 
 
 def program(name: str, mechanism: Mechanism | None) -> ClientProgram:
-    return ClientProgram(built(name), MODELS[name][1].outputs, TRAINING, mechanism, 5, Randomness(3))
+    outputs = MODELS[name][1].outputs
+    evaluating = replace(EXACTLY, labels=max(2, outputs))
+    return ClientProgram(built(name), outputs, TRAINING, mechanism, 5, Randomness(3), evaluating)
 
 
 def test_a_device_that_cannot_hold_the_model_is_an_error_of_one_line() -> None:
@@ -246,9 +253,9 @@ def test_counts_on_a_gpu_are_those_of_the_cpu() -> None:
     site, found = Site("A", records("cnn"), records("cnn"), records("cnn")), []
     for device in (CPU, choose("cuda")):
         made = program("cnn", None).on(device)
-        reply = answer_evaluation(made, site, asked(made.model, "evaluate"))
+        reply = answer_evaluation(made, site, asked(made.model, "evaluate"), InMemory())
         found.append(reply.content.metric_records["metrics"])
-    assert found[0]["counts"] == found[1]["counts"]
+    assert found[0]["scores"] == found[1]["scores"]
     assert found[0]["loss-sum"] == pytest.approx(found[1]["loss-sum"], abs=1e-4)
 
 

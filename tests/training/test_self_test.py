@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from proposals import EXACTLY
 from torch import Tensor, nn
 
 from lepton_fl.federation.client_app import ClientProgram, client_app
@@ -96,7 +97,7 @@ def refused(claimed: Mechanism, **changed: object) -> str:
 
 
 @pytest.mark.parametrize(("sampling_rate", "noise_multiplier"), SETTINGS)
-@pytest.mark.parametrize("times", [10, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [3, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_sound_mechanism_passes_time_after_time(sampling_rate: float, noise_multiplier: float, times: int) -> None:
     claimed = replace(SOUND, sampling_rate=sampling_rate, noise_multiplier=noise_multiplier)
     for seed in range(times):
@@ -198,7 +199,7 @@ def test_drawing_records_where_subjects_are_claimed_is_stopped() -> None:
 
 def program(claimed: Claimed | None, mechanism: Mechanism = SOUND) -> ClientProgram:
     training = Training(1, 0.25, 0.1, 1.0, 0.0, 0.0, 8)
-    return ClientProgram(model(), SHAPE.outputs, training, mechanism, 5, Randomness(3), claimed)
+    return ClientProgram(model(), SHAPE.outputs, training, mechanism, 5, Randomness(3), EXACTLY, claimed)
 
 
 def test_a_private_program_answers_nothing_before_its_self_test() -> None:
