@@ -23,7 +23,7 @@ from lepton_fl.federation.client_app import (
     train,
 )
 from lepton_fl.federation.codec import BadMessage
-from lepton_fl.federation.steps import ECHOES, INBOX, PARAMS, ROSTER, SURVIVORS, Step, answer, step_of
+from lepton_fl.federation.steps import ECHOES, INBOX, PARAMS, ROSTER, SURVIVORS, Step, answer, step_of, told_sha256
 from lepton_fl.federation.summed import Made, Sums, Trained, evaluation_words, share_words, training_words
 from lepton_fl.flower import Context, Message, MessageType
 from lepton_fl.privacy.rounds_spent import RoundsSpent
@@ -118,7 +118,7 @@ class MaskedApp:
         purpose = message.metadata.message_type
         round = local_task(self._computes.program, self._computes.site, message).round
         self.round, self._purpose = round, purpose
-        model = sha256_of(checked(message.content.array_records["arrays"], sums.template))
+        model = told_sha256(sha256_of(checked(message.content.array_records["arrays"], sums.template)), message.content)
         schema = sums.schema(purpose, round)
         agreed = Agreed(
             run_id=own.run_id,

@@ -19,7 +19,18 @@ import numpy.typing as npt
 from lepton_fl.errors import TrainingFailed
 from lepton_fl.federation.arrays import checked, sha256_of
 from lepton_fl.federation.codec import BadMessage
-from lepton_fl.federation.steps import ECHOES, INBOX, PARAMS, RECORD, ROSTER, SURVIVORS, Step, answered, record_of
+from lepton_fl.federation.steps import (
+    ECHOES,
+    INBOX,
+    PARAMS,
+    RECORD,
+    ROSTER,
+    SURVIVORS,
+    Step,
+    answered,
+    record_of,
+    told_sha256,
+)
 from lepton_fl.federation.summed import Sums, evaluated_of_sum, model_of
 from lepton_fl.flower import (
     NODE_UNAVAILABLE,
@@ -154,7 +165,7 @@ class SecureGrid(Grid):
             purpose=attempt.purpose,
             round=attempt.round,
             attempt=attempt.number,
-            model_sha256=sha256_of(model),
+            model_sha256=told_sha256(sha256_of(model), first.content),
             schema_sha256=schema.sha256,
             length=schema.length,
             wire_bits=schema.wire_bits,

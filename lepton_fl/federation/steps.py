@@ -5,6 +5,8 @@ Source: the steps R0 to R4 of `docs/secure-aggregation.md`.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy.typing as npt
 
 from lepton_fl.federation.codec import BadMessage, read_header
 from lepton_fl.flower import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from lepton_fl.training.weights import WEIGHTS_KEY
 
 RECORD = "secure-aggregation"
 PARAMS, ROSTER, INBOX, SURVIVORS, ECHOES = STEPS = ("params", "roster", "inbox", "survivors", "echoes")
@@ -44,6 +47,18 @@ def step_of(content: RecordDict) -> Step | None:
     if set(record) != {"step", "body"} or name not in STEPS or not isinstance(body, bytes):
         raise BadMessage("what should be a step of secure aggregation is none")
     return Step(str(name), body)
+
+
+def told_sha256(model: bytes, content: RecordDict) -> bytes:
+    """What everybody in a sum was told: the digest of the model, and of the groups' weights where there are any.
+
+    An operator that tells one institution other weights is left without it, as with another model.
+
+    Args:
+        model: digest of the model that the instruction holds.
+    """
+    weights = content.config_records["config"].get(WEIGHTS_KEY)
+    return model if weights is None else hashlib.sha256(model + json.dumps(weights).encode()).digest()
 
 
 def begins(content: RecordDict) -> bool:

@@ -24,7 +24,7 @@ from masked_rounds import (
 from lepton_fl.federation.local_grid import LocalGrid, node_id_of
 from lepton_fl.federation.secure_grid import COHORT, SecureGrid
 from lepton_fl.federation.steps import ECHOES, INBOX, PARAMS, ROSTER, STEPS, SURVIVORS, Step, answer, record_of, step_of
-from lepton_fl.flower import NODE_UNAVAILABLE, Array, ArrayRecord, Error, Message, RecordDict
+from lepton_fl.flower import NODE_UNAVAILABLE, Array, ArrayRecord, Context, Error, Message, RecordDict
 from lepton_fl.secure_aggregation.messages import Advert
 from lepton_fl.strategies.strategy import WEIGHT_KEY
 
@@ -326,3 +326,24 @@ def test_the_model_that_was_asked_for_is_the_one_that_the_parameters_name() -> N
     (reason,) = [str(one.error.reason) for one in replies if one.has_error()]
     assert "another model" in reason
     assert made()[1].training.length == 41
+
+
+def test_whoever_is_told_other_weights_of_groups_takes_no_part() -> None:
+    institutions = Institutions()
+    grid = institutions.secure()
+    messages = instructions(grid)
+    cells = 2 * made()[0].cells  # of two labels
+    for message in messages:
+        message.content.config_records["config"]["group-weights"] = [1.0] * cells
+    opened = institutions.apps["ash"]
+
+    def favoured(message: Message, context: Context) -> Message:
+        if "config" in message.content.config_records:
+            message.content.config_records["config"]["group-weights"] = [2.0] + [1.0] * (cells - 1)
+        return opened(message, context)
+
+    institutions.apps["ash"] = favoured  # type: ignore[assignment]
+    replies = list(grid.send_and_receive(messages))
+    (reason,) = [str(one.error.reason) for one in replies if one.has_error()]
+    assert "another model" in reason
+    assert survivors_of(next(one for one in replies if not one.has_error())) == ("elm", "oak", "yew")
