@@ -32,6 +32,8 @@ bench: .venv/installed ## measure again what bench/results holds
 	$(BIN)/python bench/self_test.py
 	$(BIN)/python bench/heart.py
 	$(BIN)/python bench/secure_aggregation.py
+	$(BIN)/python bench/hospitals.py
+	$(BIN)/python bench/fairness.py
 
 check: .venv/installed drift ## style, types, layers, generated code
 	$(BIN)/ruff check
