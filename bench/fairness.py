@@ -1,6 +1,6 @@
 """Adult, five banks, local DP-SGD: what each method of fair training does to accuracy and to the gaps between sexes.
 
-Usage: .venv/bin/python bench/fairness.py [SEEDS]     (default 3; a minute for each method and seed on two cores)
+Usage: .venv/bin/python bench/fairness.py [SEEDS]     (default 3; two and a half minutes on two idle cores)
 
 Every run is a simulation of the product's, under secure aggregation. Each line is the mean over the seeds, on the same
 hold-out: counted exactly, which nobody who runs a federation sees, and beside it what the first seed's run releases,
