@@ -20,7 +20,6 @@ from lepton_fl.evaluation.histogram import one_of_each
 from lepton_fl.explanation.attributions import explain
 from lepton_fl.privacy import skellam, skellam_bounds
 from lepton_fl.privacy.accounting import SKELLAM, Segment, epsilon_of_history
-from lepton_fl.privacy.randomness import Stream
 from lepton_fl.tasks.features import Features
 from lepton_fl.training.examples import Examples
 
@@ -81,11 +80,6 @@ def vector(
     for place in chosen.tolist():
         total += clipped(explain(model, examples.features[place]).attributions, features, clipping_norm)
     return total
-
-
-def noised(total: npt.NDArray[np.int64], variance: int, stream: Stream) -> npt.NDArray[np.int64]:
-    """The sum with independent Skellam noise of this variance in each coordinate; `ValueError` below 1."""
-    return total + skellam.table(variance).sample(total.size, stream)
 
 
 def cost(variance: int, shares: int) -> Segment:

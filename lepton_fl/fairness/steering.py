@@ -1,8 +1,10 @@
-"""What the server sends with each instruction, and how it learns: from released, noisy, charged counts alone."""
+"""What the server sends with each instruction, and how it learns: from released, noisy, charged counts alone.
+
+Reports keep those counts, so a run that goes on after a crash takes them in again, in order, and needs no other state.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -15,8 +17,6 @@ from lepton_fl.fairness.settings import SELECTION, Fairness, GlobalReweighing, G
 from lepton_fl.fairness.weighing import bounded, gaps, reweighing
 from lepton_fl.tasks.groups import Groups
 
-State = Mapping[str, npt.NDArray[np.generic]]
-
 
 class Steering(Protocol):
     """Weights of groups that follow what was released."""
@@ -26,12 +26,6 @@ class Steering(Protocol):
 
     def learned(self, round: int, tune: Histogram) -> None:
         """Take in what was released of the subjects set apart; a round that was taken in already changes nothing."""
-
-    def state(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Everything that decides the next weights, as named arrays: for a checkpoint."""
-
-    def restore(self, state: State) -> None:
-        """Put a state into a fresh one of the same settings; no state at all is a fresh one."""
 
 
 def steering_of(fairness: Fairness, groups: Groups, labels: int) -> Steering | None:
@@ -65,20 +59,6 @@ class _OfAttribute:
     def weights(self) -> npt.NDArray[np.float64] | None:
         """See `Steering.weights`."""
         return over_cells(self._weights, self._groups, self._attribute) if self._releases else None
-
-    def state(self) -> dict[str, npt.NDArray[np.generic]]:
-        """See `Steering.state`."""
-        numbers = np.array([self._releases, self._round, self._variance], dtype=np.float64)
-        return {"sum": self._sum.copy(), "weights": self._weights.copy(), "numbers": numbers}
-
-    def restore(self, state: State) -> None:
-        """See `Steering.restore`."""
-        if not state:
-            return
-        self._sum = np.array(state["sum"], dtype=np.float64)
-        self._weights = np.array(state["weights"], dtype=np.float64)
-        releases, round, variance = np.array(state["numbers"], dtype=np.float64)
-        self._releases, self._round, self._variance = int(releases), int(round), float(variance)
 
     def _taken_in(self, round: int, tune: Histogram) -> Marginal | None:
         """The release by this attribute's groups; None where it was taken in before."""

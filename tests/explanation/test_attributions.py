@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lepton_fl.errors import ConfigError
+from lepton_fl.evaluation.histogram import noised
 from lepton_fl.explanation.attributions import explain
 from lepton_fl.explanation.ranking import Noisy, as_json, from_sum
 from lepton_fl.explanation.release import (
@@ -20,7 +21,6 @@ from lepton_fl.explanation.release import (
     Explanation,
     clipped,
     cost,
-    noised,
     variance_for,
     vector,
 )

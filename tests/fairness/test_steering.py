@@ -61,18 +61,6 @@ def test_weights_are_of_the_tasks_cells_and_within_bounds(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STEERS)
-def test_a_run_continued_from_a_checkpoint_has_the_weights_of_one_that_was_not(name: str) -> None:
-    straight, first, second = steering(name), steering(name), steering(name)
-    for round in (5, 10, 15):
-        straight.learned(round, histogram(round))
-    first.learned(5, histogram(5))
-    second.restore(first.state())
-    for round in (10, 15):
-        second.learned(round, histogram(round))
-    assert np.array_equal(straight.weights(), second.weights())  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("name", STEERS)
 def test_a_release_is_taken_in_once(name: str) -> None:
     once, twice = steering(name), steering(name)
     once.learned(5, histogram())
@@ -82,10 +70,8 @@ def test_a_release_is_taken_in_once(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STEERS)
-def test_no_state_is_a_fresh_one(name: str) -> None:
-    one = steering(name)
-    one.restore({})
-    assert one.weights() is None
+def test_before_anything_was_released_nobody_is_weighed(name: str) -> None:
+    assert steering(name).weights() is None
 
 
 def test_a_finer_histogram_is_read_by_its_decisions() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -20,18 +21,24 @@ from lepton_fl.fairness.settings import (
     NoFairness,
     Thresholds,
 )
+from lepton_fl.fairness.steering import steering_of
 from lepton_fl.federation.arrays import template_of, to_arrays
 from lepton_fl.federation.client_app import local_task, share_of_step
 from lepton_fl.federation.contract import COHORT_KEY, CONTRACT_KEY
 from lepton_fl.federation.drift import Agreed, drift
+from lepton_fl.federation.histograms import as_plain, from_record, to_record
 from lepton_fl.federation.installed import installed_task
+from lepton_fl.federation.journal import NoJournal, Progress, RoundReport
 from lepton_fl.federation.program import program
+from lepton_fl.federation.replies import Expected
+from lepton_fl.federation.rounds import Rounds, Run
 from lepton_fl.federation.summed import sums_of
 from lepton_fl.federation.terms import Terms, from_document, from_json, to_json
 from lepton_fl.flower import ConfigRecord, Message, RecordDict, enter_run
 from lepton_fl.privacy.books import TUNED_ON
 from lepton_fl.privacy.units import RecordPrivacy
 from lepton_fl.secure_aggregation.settings import On
+from lepton_fl.strategies.strategy import Federation
 from lepton_fl.tasks.split import HoldOut
 from lepton_fl.training.examples import Examples, Site
 from lepton_fl.training.weights import WEIGHTS_KEY
@@ -204,3 +211,43 @@ def test_own_weights_under_privacy_need_noise_of_ones_own_and_a_private_evaluati
     evaluation = PRIVATE if parts else Exact(1, 20, 0.95)
     with pytest.raises(ConfigError, match="fairness=local_rw under privacy"):
         program(signed(SETTINGS["local_rw"], evaluation=evaluation, **parts), 4)
+
+
+class Nodes:
+    """What a strategy asks of a grid when it chooses whom to ask."""
+
+    @staticmethod
+    def get_node_ids() -> list[int]:
+        return [1, 2, 3, 4]
+
+
+def test_a_run_that_goes_on_after_a_crash_sends_the_weights_of_one_that_was_not_interrupted() -> None:
+    """They follow from the released counts, which the reports keep: no other state can be lost."""
+    asked = signed()
+    made, names = program(asked, 4), {number: f"site {number}" for number in (1, 2, 3, 4)}
+    evaluating, numbers = made.evaluating, np.random.default_rng(0)
+    straight, resumed = (steering_of(GROUP, asked.task.groups(), 2) for _ in range(2))
+    assert straight is not None
+    reports = []
+    for round in (5, 10):
+        tables = {part.name: numbers.integers(200, 900, part.shape) for part in evaluating.parts(round)}
+        shown = from_record(evaluating, round, to_record(tables, None, 1), (100_000, 1))
+        assert shown.tune is not None
+        straight.learned(round, shown.tune)
+        report = RoundReport(round, histograms=as_plain(shown, is_final=False))
+        reports.append(RoundReport.from_plain(json.loads(json.dumps(report.as_plain()))))
+
+    expected = Expected(template_of(made.model), evaluating, 1, 100_000, with_loss=False)
+    run = Run(names, expected, NoJournal(made.randomness), None, lambda report: None, 1, None, steering=resumed)
+    inner = asked.strategy.build(Federation(4, 4, 0.1), is_summed=False)
+    arrays = to_arrays(made.model)
+    rounds = Rounds(inner, run, Progress(arrays, reports=tuple(reports)))
+    enter_run(1)
+    sent = list(rounds.configure_train(1, arrays, ConfigRecord(), Nodes()))  # type: ignore[arg-type]
+
+    weights = straight.weights()
+    assert weights is not None
+    assert weights.min() < 0.99
+    assert weights.max() > 1.01
+    for message in sent:
+        assert message.content.config_records["config"][WEIGHTS_KEY] == weights.ravel().tolist()
