@@ -5,7 +5,7 @@ BIN := .venv/bin
 export FLWR_TELEMETRY_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow bench check fix protos drift pins clean
+.PHONY: help demo test test-slow test-ray bench bench-peers check fix protos drift pins clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,15 +25,34 @@ test: .venv/installed ## the test suite
 test-slow: .venv/installed ## the tests that take long
 	$(BIN)/python -m pytest -m slow
 
-bench: .venv/installed ## measure again what bench/results holds
-	$(BIN)/python bench/link.py
-	$(BIN)/python bench/ledger.py
-	$(BIN)/python bench/log.py
-	$(BIN)/python bench/self_test.py
-	$(BIN)/python bench/heart.py
-	$(BIN)/python bench/secure_aggregation.py
-	$(BIN)/python bench/hospitals.py
-	$(BIN)/python bench/fairness.py
+# Every line stores a file; each can be run alone. What is not installed is left out, and says why.
+BENCHES := link ledger log self_test heart secure_aggregation hospitals fairness float32_sums step simulation peers
+MNIST ?= # the folder of its four files, for make bench MNIST=DIR
+
+bench: .venv/installed ## measure again what bench/results holds, and write its table
+	for name in $(BENCHES); do \
+	  if [ -f bench/$$name.py ]; then echo "== $$name" && $(BIN)/python bench/$$name.py || exit 1; fi; \
+	done
+	if [ -n "$(MNIST)" ]; then $(BIN)/python bench/mnist.py $(MNIST); else echo "== mnist skipped: no MNIST=DIR given"; fi
+	$(BIN)/python bench/table.py
+
+.venv-peers/pfl/installed: constraints.txt
+	$(PYTHON) -m venv .venv-peers/pfl
+	.venv-peers/pfl/bin/pip install --quiet --constraint constraints.txt torch
+	.venv-peers/pfl/bin/pip install --quiet 'pfl==0.6.0'
+	touch $@
+
+.venv-peers/ray/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-peers/ray
+	.venv-peers/ray/bin/pip install --quiet --constraint constraints.txt torch
+	.venv-peers/ray/bin/pip install --quiet --constraint constraints.txt --editable '.[ray]' pytest hypothesis
+	touch $@
+
+bench-peers: .venv/installed .venv-peers/pfl/installed .venv-peers/ray/installed ## the environments of bench/peers.py, and its figures
+	$(BIN)/python bench/peers.py
+
+test-ray: .venv-peers/ray/installed ## the tests of engine=ray and flwr run, where Ray is installed
+	.venv-peers/ray/bin/python -m pytest -m 'slow or not slow' tests/test_ray_engine.py tests/test_flower_app.py
 
 check: .venv/installed drift ## style, types, layers, generated code
 	$(BIN)/ruff check
@@ -60,4 +79,4 @@ pins: .venv/installed ## write constraints.txt from what is installed
 	mv constraints.new constraints.txt
 
 clean: ## remove everything that was made here, but not results
-	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-peers dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -25,7 +25,7 @@ class Columns(Task):
 
 def empty_terms(rounds: int) -> Terms:
     """FedAvg over 39 parameters, without privacy."""
-    training = Training(1, 1.0, 0.5, 1.0, 0.0, 0.0, 256)
+    training = Training(1, 1.0, 0.5, 1.0, 0.0, 0.0, 256, "sgd")
     return Terms(
         task=Columns("empty rounds", 1, None),
         model=Logistic(),

@@ -14,7 +14,7 @@ import torch
 from lepton_fl.models.mlp import Mlp
 from lepton_fl.models.shape import Shape
 from lepton_fl.privacy.randomness import Randomness
-from lepton_fl.training.clipped_sum import OpacusClippedSum
+from lepton_fl.training.choose import engine_for
 from lepton_fl.training.private import Draws, Mechanism
 from lepton_fl.training.self_test import AsRun, Claimed, check_mechanism
 
@@ -31,7 +31,7 @@ def main() -> None:
         draws = Draws(source.stream("sampling"), source.stream("noise"))
         began = time.perf_counter()
         check_mechanism(
-            model, Claimed(mechanism, SHAPE), AsRun(mechanism, OpacusClippedSum(), draws), source.stream("canaries")
+            model, Claimed(mechanism, SHAPE), AsRun(mechanism, engine_for(model), draws), source.stream("canaries")
         )
         unit = "records" if most is None else "subjects"
         took = 1000 * (time.perf_counter() - began)

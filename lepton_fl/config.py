@@ -11,7 +11,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -208,6 +208,34 @@ def _compose_and_run(app: App[T]) -> None:
         if not isinstance(error, (HydraException, OmegaConfBaseException, yaml.YAMLError)):
             raise ConfigError(_what_hydra_choked_on(sys.argv[1:], str(error))) from error
         raise ConfigError(_in_one_line(error)) from error
+
+
+@dataclass(frozen=True)
+class Composed(Generic[T]):
+    """Settings, and which YAML of each group they were made from."""
+
+    settings: T
+    choices: Mapping[str, str]
+
+
+def compose(schema: type[T], config_name: str, overrides: Sequence[str]) -> Composed[T]:
+    """The settings that a command with these arguments would have, for a program that is no command.
+
+    Raises:
+        ConfigError: as `load`, and for an override that Hydra cannot read.
+    """
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+            composed = hydra.compose(config_name, overrides=list(overrides))
+            chosen = hydra.compose(config_name, overrides=list(overrides), return_hydra_config=True)
+        choices = {str(group): str(name) for group, name in chosen.hydra.runtime.choices.items()}
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_in_one_line(error)) from error
+    return Composed(load(schema, composed), choices)
 
 
 def job_number() -> int | None:

@@ -52,6 +52,12 @@ class TrainingFailed(LeptonError):
     exit_code = 6
 
 
+class WorkerLost(LeptonError):
+    """A process that computed for a simulation ended by itself; the run is over for every institution."""
+
+    exit_code = 6
+
+
 class Stopped(LeptonError):
     """Somebody asked this process to end, with SIGTERM; what it was doing can be continued."""
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
@@ -49,6 +51,7 @@ __all__ = [
     "RecordDict",
     "Run",
     "ServerApp",
+    "as_the_node",
     "enter_run",
     "received",
     "strategies",
@@ -71,6 +74,16 @@ def enter_run(run_id: int) -> Run:
     TaskIdentity.node_id = COORDINATOR_NODE_ID
     TaskIdentity.task_id = 1
     return Run.create_empty(run_id)
+
+
+@contextmanager
+def as_the_node() -> Iterator[None]:
+    """Whatever run is entered inside, the process is afterwards what Flower said it was."""
+    was = TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id
+    try:
+        yield
+    finally:
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = was
 
 
 def received(metadata: Metadata, body: RecordDict | Error) -> Message:

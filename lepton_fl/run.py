@@ -124,6 +124,7 @@ class Carrier:
     contract: Contract | None  # that the institutions agreed to; None: all of them are in this process
     energy: Account | None = None  # None: nobody meters
     gates: Gates | None = None  # None: nobody judges
+    is_folded: bool = False  # `CohortGrid` makes one reply of a round's models
 
 
 def conduct(prepared: Prepared, carrier: Carrier, output: tuple[Folder, Voice]) -> Outcome:
@@ -185,7 +186,7 @@ def _run_of(prepared: Prepared, carrier: Carrier, on_round: Callable[[RoundRepor
         expected=Expected(
             template=template_of(program.model),
             evaluating=program.evaluating,
-            weight_cap=terms.weight_cap if prepared.facts.claim.epsilon_budget is None else DECLARED_WEIGHT,
+            weight_cap=weight_cap_of(prepared),
             most_records=terms.weight_cap,
             with_loss=terms.strategy.needs_exact_loss,
         ),
@@ -194,12 +195,20 @@ def _run_of(prepared: Prepared, carrier: Carrier, on_round: Callable[[RoundRepor
         on_round=on_round,
         least_replies=terms.strategy.least_replies,
         contract=None if carrier.contract is None else digest(carrier.contract),
-        cohort_release=None if at_server is None or summed else CohortRelease(at_server, program.randomness),
+        cohort_release=None
+        if at_server is None or summed or carrier.is_folded
+        else CohortRelease(at_server, program.randomness),
         delta=prepared.facts.claim.delta if prepared.facts.claim.is_private else None,
         is_summed=summed,
+        is_folded=carrier.is_folded,
         stops=_stops(carrier),
         steering=steering_of(terms.fairness, terms.task.groups(), program.evaluating.labels),
     )
+
+
+def weight_cap_of(prepared: Prepared) -> int:
+    """The most that an institution's weight counts; under privacy all weigh the same."""
+    return prepared.terms.weight_cap if prepared.facts.claim.epsilon_budget is None else DECLARED_WEIGHT
 
 
 def _stops(carrier: Carrier) -> Callable[[Sequence[RoundReport]], str | None]:
@@ -207,7 +216,7 @@ def _stops(carrier: Carrier) -> Callable[[Sequence[RoundReport]], str | None]:
     account = carrier.energy
 
     def stops(reports: Sequence[RoundReport]) -> str | None:
-        if account is None:
+        if account is None or account.settings.stop_below is None:
             return None
         released = [
             (one.round, one.metrics.accuracy)

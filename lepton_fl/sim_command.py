@@ -28,6 +28,7 @@ usage: lepton-sim [SETTING=VALUE ...] [--config-dir DIR] [--multirun] [--cfg job
   lepton-sim strategy=fedmedian secure_aggregation=off
                                                       one that compares single updates
   lepton-sim task=mnist data.dir=DIR model=cnn privacy=none institutions=10
+  lepton-sim experiment=mnist data.dir=DIR            a task, a model and all the settings they were measured with
   lepton-sim --config-dir my task=mine data.path=my.csv
                                                       your own table: my/task/mine.yaml, see docs/data.md
   lepton-sim --multirun privacy.epsilon=0.5,1,3       one run for each value
@@ -40,6 +41,7 @@ model=     {model}
 strategy=  {strategy}
 privacy=   {privacy}
 fairness=  {fairness}
+experiment={experiment}
 
 rounds=N            rounds of training
 institutions=N      how many to make up, for a task whose data names none
@@ -58,6 +60,11 @@ data.dir=DIR        a folder with MNIST's IDX files
 output=DIR          result.json, evaluation.json, rounds.jsonl, model.safetensors, learning_curve.png, energy.jsonl
 device=cpu|cuda|cuda:N|auto
                     where to compute; auto: the first GPU, else the CPU
+engine=local|ray    ray: institutions compute beside each other on Flower's Ray engine, each with ray.num_cpus=N and
+                    ray.num_gpus=N of this machine; docs/flower.md
+executor=auto|sequential|vmap|lowered
+                    how many institutions train in one process, never what they learn; chunk=N together, workers=N
+                    threads; docs/simulation.md
 log=text|json       lines for people, or one JSON object a line
 plugins=[MODULE]    models, tasks and strategies of one's own, installed here; docs/policy.md
 energy.power_w=W    what this machine draws while it computes, where no counter tells; also energy.pue,
@@ -78,7 +85,8 @@ def main() -> None:
     if sys.argv[1:2] == ["audit"]:
         sys.argv = [f"{sys.argv[0]} audit", *sys.argv[2:]]
         run = _audit
-    run_app(App("sim", _schema, run, _register, HELP), ("task", "model", "strategy", "privacy", "fairness"))
+    groups = ("task", "model", "strategy", "privacy", "fairness", "experiment")
+    run_app(App("sim", _schema, run, _register, HELP), groups)
 
 
 def _schema() -> type[SimConfig]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import sys
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -14,29 +13,25 @@ from safetensors.torch import load_file
 
 from lepton_fl.config import job_number, name_of
 from lepton_fl.energy import lines
-from lepton_fl.energy.meter import of_this_machine
 from lepton_fl.energy.settings import Energy
-from lepton_fl.energy.spent import AGGREGATE
 from lepton_fl.energy.summary import Account
+from lepton_fl.engines import LOCAL, Place, computing
 from lepton_fl.errors import ConfigError
 from lepton_fl.evaluation.gates import Gates, refuse_held
-from lepton_fl.federation.client_app import client_app
 from lepton_fl.federation.journal import NoJournal
-from lepton_fl.federation.local_grid import LocalGrid
-from lepton_fl.federation.local_masked import local_masked
-from lepton_fl.federation.metered import Tally
 from lepton_fl.federation.own_weights import with_own_weights
-from lepton_fl.federation.terms import RunConfig, register_run, to_json
+from lepton_fl.federation.terms import RunConfig, register_run
+from lepton_fl.flower_ray import Resources
 from lepton_fl.plugins import admit_installed, named_in
 from lepton_fl.privacy.accounting import epsilon_of_group
-from lepton_fl.privacy.rounds_spent import InMemory
 from lepton_fl.results import joining
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.outcome import Outcome
 from lepton_fl.results.terminal import VOICES, Voice
 from lepton_fl.run import Carrier, Names, Prepared, conduct, prepare
 from lepton_fl.tasks.task import DataSource, Loaded, Request
-from lepton_fl.training.device import choose, describe, gpu_uuid
+from lepton_fl.training.cohort import plan as cohort
+from lepton_fl.training.device import choose, describe
 from lepton_fl.training.subjects import most_records_of_a_subject
 
 MOST_RECORDS = 8  # of one person, for which a promise per record is worked out; with more it is worth nothing
@@ -64,6 +59,11 @@ class SimConfig(RunConfig):
 
     data: DataSource
     device: str  # cpu, cuda, cuda:N or auto
+    engine: str  # of `engines.ENGINES`
+    ray: Resources  # of each institution, under engine=ray
+    executor: str  # auto, sequential, vmap or lowered: how a cohort is trained, never what it learns
+    chunk: int | None  # institutions trained together; null: as fits a cache
+    workers: int | None  # threads that train; null: one per core, or one for a GPU
     audit: AuditSettings  # of `lepton-sim audit` alone
 
 
@@ -80,41 +80,41 @@ class Plan:
     run: Prepared
     loaded: Loaded
     device: torch.device
+    place: Place
     energy: Energy
     gates: Gates
+    asked: cohort.Asked  # how a cohort is trained
 
 
 def plan(config: SimConfig, names: Names) -> Plan:
     """Load the data and prepare the run; raises `LeptonError` before anything was trained."""
-    device = choose(config.device)
+    place = Place(config.engine, config.ray, config.device, config.energy.power_w)
+    device = choose(config.device) if place.engine == LOCAL else torch.device("cpu")  # workers choose for themselves
     loaded = config.task.load(Request(config.data, config.holdout, config.institutions))
     institutions = [site.institution for site in loaded.sites]
     prepared = prepare(config, names, institutions, config.cohort_size)
-    return Plan(prepared, loaded, device, config.energy, config.gates)
+    asked = cohort.Asked(config.executor, config.chunk, config.workers)
+    if asked.executor != cohort.AUTO and config.is_summed:
+        raise ConfigError(
+            f"executor={asked.executor} trains many institutions together, and under secure aggregation each one has "
+            "keys and masks of its own; nothing was trained; give secure_aggregation=off, or executor=auto"
+        )
+    return Plan(prepared, loaded, device, place, config.energy, config.gates, asked)
 
 
 def simulate(planned: Plan, folder: Folder, voice: Voice) -> Outcome:
-    """Run every round in this process; raises `TrainingFailed` if no round made a model."""
+    """Run every round on this machine; raises `TrainingFailed` if no round made a model."""
     # Training works in place; the plan stays as it was, so that it can be simulated again.
     program = replace(planned.run.program, model=copy.deepcopy(planned.run.program.model)).on(planned.device)
-    tally = Tally(of_this_machine(planned.energy.power_w, gpu_uuid(planned.device), AGGREGATE))
-    account = Account(planned.energy, tally.lines)
     terms, randomness = planned.run.terms, program.randomness
     sites = {site.institution: with_own_weights(terms, site, randomness) for site in planned.loaded.sites}
-    institutions = planned.run.facts.institutions
-    if planned.run.sums is None:
-        grid = LocalGrid(client_app(program, sites, InMemory()), institutions, tally)
-        carrier = Carrier(grid, grid.names, NoJournal(program.randomness), None, account, planned.gates)
-    else:
-        # In the order of names, as every grid has them.
-        contract = hashlib.sha256(to_json(planned.run.terms).encode()).digest()
-        masked = local_masked(program, {name: sites[name] for name in institutions}, planned.run.sums, contract)
-        secure, names = masked.grid(planned.run.sums, tally)
-        carrier = Carrier(secure, names, NoJournal(program.randomness), None, account, planned.gates)
-    try:
-        outcome = conduct(planned.run, carrier, (folder, voice))
-    finally:
-        lines.write(folder.path, tally.lines())
+    with computing(planned.place, planned.asked, planned.run, program, sites) as on:
+        account = Account(planned.energy, on.lines)
+        carrier = Carrier(on.grid, on.names, NoJournal(randomness), None, account, planned.gates, on.is_folded)
+        try:
+            outcome = conduct(planned.run, carrier, (folder, voice))
+        finally:
+            lines.write(folder.path, on.lines())
     made = _joined(planned, folder)
     if made is not None:
         joining.write(made, terms, folder)

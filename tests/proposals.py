@@ -72,7 +72,7 @@ def terms(**parts: Any) -> Terms:
         "model": from_document("model", {"kind": "logistic"}),
         "strategy": from_document("strategy", {"kind": "fedavg"}),
         "privacy": privacy,
-        "training": Training(1, 1.0, 0.5, 1.0, 0.0, 0.0, 256),
+        "training": Training(1, 1.0, 0.5, 1.0, 0.0, 0.0, 256, "sgd"),
         "fairness": NoFairness(),
         "secure_aggregation": Off(),
         "evaluation": Exact(every=1, bins=20, confidence=0.95),

@@ -269,7 +269,7 @@ def test_an_answer_holds_what_the_check_says_and_no_more(
 ) -> None:
     enter_run(1)
     examples = Examples(torch.ones(20, 3), torch.arange(20) % 2)
-    training = Training(1, 0.5, 0.1, 1.0, 0.0, 0.0, 8)
+    training = Training(1, 0.5, 0.1, 1.0, 0.0, 0.0, 8, "sgd")
     evaluating = EXACTLY
     if mechanism is not None:
         settings = Private(every=1, bins=20, confidence=0.95, epsilon=1.0, by_institution=False)

@@ -17,6 +17,7 @@ LAYERS = [
     {"lepton_fl.energy"},
     {"lepton_fl.link", "lepton_fl.prometheus", "lepton_fl.secure_aggregation"},
     {"lepton_fl.command", "lepton_fl.config", "lepton_fl.flower", "lepton_fl.plain_yaml", "lepton_fl.show"},
+    {"lepton_fl.flower_node", "lepton_fl.flower_ray"},
     {"lepton_fl.privacy", "lepton_fl.models"},
     {"lepton_fl.training"},
     {"lepton_fl.tasks", "lepton_fl.strategies"},
@@ -29,15 +30,18 @@ LAYERS = [
     {"lepton_fl.evidence"},
     {"lepton_fl.run"},
     {"lepton_fl.explained"},
+    {"lepton_fl.engines"},
     {"lepton_fl.simulation"},
     {"lepton_fl.audit"},
-    {"lepton_fl.sim_command"},
+    {"lepton_fl.flower_app", "lepton_fl.sim_command"},
+    {"lepton_fl.flower_deployment"},
     {"lepton_server", "lepton_client"},
 ]
 
 # A framework's name, and the only places that may import it.
 DOORS = {
-    "flwr": {"lepton_fl.flower"},
+    "flwr": {"lepton_fl.flower", "lepton_fl.flower_node", "lepton_fl.flower_ray"},
+    "ray": {"lepton_fl.flower_ray"},
     "omegaconf": {"lepton_fl.config"},
     "hydra": {"lepton_fl.config"},
     "dp_accounting": {"lepton_fl.privacy.accounting"},

@@ -18,7 +18,7 @@ NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", THREATS)))
 CODE = re.findall(r"((?:`\w+`(?:, | and )?)+) in `((?:lepton_fl|server|client)/[\w/]+\.py)`", THREATS)
 VERBS = {
     "lepton-server": {"init", "invite", "institutions", "log", "revoke", "run", "status", "verify"},
-    "lepton-client": {"enroll", "check", "policy", "review", "run", "status", "ledger", "verify"},
+    "lepton-client": {"enroll", "check", "policy", "review", "run", "supernode", "status", "ledger", "verify"},
 }
 
 

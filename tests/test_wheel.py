@@ -33,6 +33,7 @@ def test_the_wheel_holds_configuration_data_and_both_shells(wheel: Path) -> None
         "lepton_fl/conf/check.yaml",
         "lepton_fl/conf/task/heart.yaml",
         "lepton_fl/conf/recipe/mnist-none.yaml",
+        "lepton_fl/conf/experiment/mnist.yaml",
         "lepton_fl/tasks/data/heart.csv",
         "lepton_fl/tasks/data/heart.md",
         "lepton_fl/evidence/templates/report.css",

@@ -308,18 +308,8 @@ class Agent:
         self._job.meter.moved(COMMUNICATE, outbound.bytes_of(begin, answer.parts), 0)
         self._tell_energy(stream, answer)
         with self._written():
-            ledger.left(
-                Left(
-                    run=self._job.run,
-                    round=answer.round,
-                    message_id=instruction.message_id,
-                    kind=answer.kind,
-                    bytes=outbound.bytes_of(begin, answer.parts),
-                    sha256=answer.parts.sha256.hex(),
-                    epsilon=ledger.epsilon_after(self._job.run_of(answer.account)) if answer.is_covered else None,
-                    rule=answer.rule,
-                )
-            )
+            sent_bytes = outbound.bytes_of(begin, answer.parts)
+            ledger.left(job.entry_of(self._job, instruction.message_id, answer, sent_bytes))
         self._reached("reply released")
         with self._job.meter.phase(COMMUNICATE):
             stream.answer(begin, answer.parts)

@@ -42,6 +42,7 @@ from lepton_fl.federation.summed import sums_of
 from lepton_fl.federation.terms import Terms
 from lepton_fl.flower import CLIENT_APP_RAISED, Context, Error, Message, MessageType, RecordDict, enter_run
 from lepton_fl.link.frames import Parts
+from lepton_fl.privacy.books import Left
 from lepton_fl.secure_aggregation.keys import Identity
 from lepton_fl.secure_aggregation.refusals import Aborted
 from lepton_fl.tasks.task import DataSource
@@ -252,6 +253,20 @@ def carry_out(job: Job, message_id: str, parts: Parts, told: Told) -> Answer:
         _log.warning("could not answer: %s: %s", type(error).__name__, error, extra={"run": job.run_id})
         return _failure(message, round, type(error).__name__)
     return answered(job.signed, answer, round, is_training=is_training, step=step)
+
+
+def entry_of(job: Job, message_id: str, answer: Answer, sent_bytes: int) -> Left:
+    """What the ledger is to hold before the answer's first byte leaves."""
+    return Left(
+        run=job.run,
+        round=answer.round,
+        message_id=message_id,
+        kind=answer.kind,
+        bytes=sent_bytes,
+        sha256=answer.parts.sha256.hex(),
+        epsilon=job.ledger.epsilon_after(job.run_of(answer.account)) if answer.is_covered else None,
+        rule=answer.rule,
+    )
 
 
 def _round(job: Job, message: Message, step: Step | None) -> int:

@@ -12,6 +12,7 @@ from lepton_fl.errors import ConfigError, exit_on_error
 if TYPE_CHECKING:
     from lepton_client.check import CheckConfig
     from lepton_client.run import AgentConfig
+    from lepton_client.supernode_site import SuperNodeConfig
 
 HELP = """\
 lepton-client: an institution's side of a federation.
@@ -37,6 +38,9 @@ usage: lepton-client VERB ...
   lepton-client run data.path=FILE [--home DIR]
                             connect, answer each run's contract by the policy, and train, until stopped; after a
                             crash or a stop the same command goes on where it was
+  lepton-client supernode --home DIR [runtime=127.0.0.1:PORT] [data.path=FILE] [institution=NAME]
+                            answer what Flower's SuperNode on this machine brings, by the same policy and ledger, with
+                            installed code alone; the SuperNode is started with --isolation process (docs/flower.md)
   lepton-client check task=heart data.path=FILE [--config-dir DIR] [--home DIR]
                             at any time, the data against the task: rows that can be used, cells missing per column,
                             values clipped, unknown categories, balance of the label per sensitive group; then
@@ -92,7 +96,7 @@ def main() -> None:
     if verb in ("--help", "-h"):
         sys.stdout.write(HELP.format(task=" ".join(choices("task", rest))))
         return
-    if {"--help", "-h"} & {*rest} and verb not in ("check", "run"):
+    if {"--help", "-h"} & {*rest} and verb not in ("check", "run", "supernode"):
         sys.stdout.write(help_of(HELP, f"lepton-client {verb}").format(task=" ".join(choices("task", rest))))
         return
     plain = {
@@ -109,11 +113,13 @@ def main() -> None:
         if verb in plain:
             plain[verb](rest)
             return
-        if verb not in ("check", "run"):
+        if verb not in ("check", "run", "supernode"):
             raise ConfigError(f"there is no verb {verb[:40]!r}; nothing was done; lepton-client --help lists them")
         sys.argv = [f"{sys.argv[0]} {verb}", *home_as_setting(rest)]
     if verb == "check":
         run_app(App("check", _check_schema, _check, _check_register, HELP), ("task",))
+    elif verb == "supernode":
+        run_app(App("supernode", _node_schema, _node, _node_register, HELP), ("task",))
     else:
         run_app(App("client", _agent_schema, _agent, _agent_register, HELP), ("task",))
 
@@ -249,5 +255,23 @@ def _agent(config: AgentConfig) -> None:
 
 def _agent_register() -> None:
     from lepton_client.run import register_schemas
+
+    register_schemas()
+
+
+def _node_schema() -> type[SuperNodeConfig]:
+    from lepton_client.supernode_site import SuperNodeConfig
+
+    return SuperNodeConfig
+
+
+def _node(config: SuperNodeConfig) -> None:
+    from lepton_client.supernode_run import run
+
+    run(config)
+
+
+def _node_register() -> None:
+    from lepton_client.supernode_site import register_schemas
 
     register_schemas()

@@ -27,7 +27,7 @@ from lepton_fl.federation.contract import (
 from lepton_fl.federation.summed import WIRE_BITS
 from lepton_fl.federation.terms import Terms
 from lepton_fl.models.shape import Shape
-from lepton_fl.training.clipped_sum import OpacusClippedSum
+from lepton_fl.training.choose import engine_for
 from lepton_fl.training.device import device_of, full_precision, layers_seeded
 from lepton_fl.training.examples import Examples
 from lepton_fl.training.local import LocalTask
@@ -171,13 +171,13 @@ def _take_step(program: ClientProgram, records: Examples, rate: float) -> None:
     if program.shared is not None:
         shared, source = replace(program.shared, sampling_rate=rate), task.randomness
         draws = SharedDraws(source.stream("sampling"), source.stream("rounding"), source.stream("noise"))
-        release(program.model, records, shared, OpacusClippedSum(), draws, training.physical_batch)
+        release(program.model, records, shared, engine_for(program.model), draws, training.physical_batch)
         return
     if program.mechanism is None:
         train_plainly(program.model, records, training, task)
         return
     mechanism = replace(program.mechanism, sampling_rate=rate)
-    train_privately(program.model, records, training, mechanism, OpacusClippedSum(), task)
+    train_privately(program.model, records, training, mechanism, engine_for(program.model), task)
 
 
 def _random_records(shape: Shape, count: int) -> Examples:

@@ -9,3 +9,9 @@ class Refused(LeptonError):
     """One of the two sides will not go on; trying again by itself would not help."""
 
     exit_code = 7
+
+
+class Declined(LeptonError):
+    """As `Refused`, in a sentence that the operator may read: it has no value of the policy, nor of this machine."""
+
+    exit_code = 7

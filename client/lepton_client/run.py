@@ -8,6 +8,7 @@ import signal
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -81,14 +82,14 @@ def run(config: AgentConfig, reached: Reached = _nothing) -> None:
     signal.signal(signal.SIGTERM, _stop)
     with only_process(home.lock):
         ledger = Ledger.open(ledger_folder(home.path, config.ledger).resolve(), lambda: datetime.now(UTC), reached)
-        agent = Agent(home, Own(config.data, _position(config, home, ledger, device), ledger), reached)
+        judged_from = position(policy.place(home.path, config.policy), ledger, device)
+        agent = Agent(home, Own(config.data, judged_from, ledger), reached)
         with served(config.metrics_port, lambda: figures(agent.standing)):
             _serve_run_after_run(agent, home)
 
 
-def _position(config: AgentConfig, home: Home, ledger: Ledger, device: torch.device) -> Position:
+def position(file: Path, ledger: Ledger, device: torch.device) -> Position:
     """What contracts are judged from; raises `ConfigError` without a policy, or with a plug-in that changed."""
-    file = policy.place(home.path, config.policy)
     agreed = policy.read(file)
     policy.load_plugins(agreed)
     return Position(agreed, policy.approved_tasks(agreed, file), ledger, device)

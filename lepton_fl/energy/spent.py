@@ -66,6 +66,13 @@ class Spent:
             self.bytes_down + other.bytes_down,
         )
 
+    def shared_by(self, number: int) -> Spent:
+        """One of so many equal parts; bytes are rounded down."""
+        joules = {name: Joules(one.value / number, one.tier) for name, one in self.joules.items()}
+        return Spent(
+            self.wall_s / number, self.cpu_s / number, joules, self.bytes_up // number, self.bytes_down // number
+        )
+
     @property
     def total(self) -> Joules:
         """Of all components, at the weakest of their tiers."""

@@ -59,8 +59,10 @@ def by_institution(lines: Sequence[Line], settings: Energy) -> dict[str, Total]:
 
 
 def _by(lines: Sequence[Line], settings: Energy, key: Callable[[Line], str]) -> dict[str, Total]:
-    names = sorted({key(line) for line in lines})
-    return {name: total([line for line in lines if key(line) == name], settings) for name in names}
+    apart: dict[str, list[Line]] = {}
+    for line in lines:
+        apart.setdefault(key(line), []).append(line)
+    return {name: total(apart[name], settings) for name in sorted(apart)}
 
 
 def marginal(history: Sequence[tuple[int, float]], lines: Sequence[Line], settings: Energy) -> tuple[Step, ...]:

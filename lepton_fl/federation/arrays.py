@@ -84,10 +84,15 @@ def _values(name: str, data: bytes, shape: tuple[int, ...]) -> npt.NDArray[np.fl
         raise BadArrays(f"{name} has {len(data) - form.start} bytes of values where {expected_bytes} are due")
     flat = np.frombuffer(data, dtype="<f4", offset=form.start)
     values = flat.reshape(shape, order="F" if form.is_fortran else "C").copy(order="C")
-    # NaN compares false, so it is caught here too.
-    if not (np.abs(values) <= LARGEST_VALUE).all():
+    if not is_in_range(values):
         raise BadArrays(f"{name} has values that are not finite or beyond {LARGEST_VALUE:g}")
     return values
+
+
+def is_in_range(values: npt.NDArray[np.float32]) -> bool:
+    """Whether every value is finite and of a size that a trained one has."""
+    # NaN is the least and the largest of what it is among, and compares false.
+    return values.size == 0 or bool(values.min() >= -LARGEST_VALUE and values.max() <= LARGEST_VALUE)
 
 
 def _short(text: str) -> str:

@@ -23,7 +23,8 @@ from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.privacy.rounds_spent import RoundsSpent
 from lepton_fl.strategies.agnostic import Scores
 from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY
-from lepton_fl.training.clipped_sum import OpacusClippedSum
+from lepton_fl.training.choose import engine_for
+from lepton_fl.training.clipped_sum import ClippedSum
 from lepton_fl.training.device import device_of, full_precision, layers_seeded
 from lepton_fl.training.examples import Site
 from lepton_fl.training.local import LocalTask
@@ -92,8 +93,11 @@ def client_app(program: ClientProgram, sites: Mapping[str, Site], spent: RoundsS
     return app
 
 
-def self_test(program: ClientProgram) -> None:
+def self_test(program: ClientProgram, engine: ClippedSum | None = None) -> None:
     """Return if the mechanism that would train is the one that was accounted; see `training.self_test`.
+
+    Args:
+        engine: that will clip; None: the one that the program trains with.
 
     It draws from streams of its own, so that a seeded run is the same with it and without.
 
@@ -107,7 +111,8 @@ def self_test(program: ClientProgram) -> None:
     if program.claimed is None:
         raise UnsoundMechanism("the claim", "nobody said what the mechanism must be")
     source = program.randomness.within("self-test")
-    as_run = AsRun(program.mechanism, OpacusClippedSum(), Draws(source.stream("sampling"), source.stream("noise")))
+    engine = engine or engine_for(program.model)
+    as_run = AsRun(program.mechanism, engine, Draws(source.stream("sampling"), source.stream("noise")))
     # A copy: a layer that counts, or an engine that fails half-way, must leave no trace in the run's own model.
     model, device = copy.deepcopy(program.model), device_of(program.model)
     with layers_seeded(source.stream("layers").integer(), device), full_precision(device):
@@ -120,7 +125,7 @@ def _test_shared(program: ClientProgram, shared: SharedMechanism) -> None:
         raise UnsoundMechanism("the claim", "nobody said what the records look like")
     draws = SharedDraws(source.stream("sampling"), source.stream("rounding"), source.stream("noise"))
     model, device = copy.deepcopy(program.model), device_of(program.model)
-    as_run = SharedAsRun(shared, OpacusClippedSum(), draws)
+    as_run = SharedAsRun(shared, engine_for(program.model), draws)
     with layers_seeded(source.stream("layers").integer(), device), full_precision(device):
         check_shared_mechanism(model, shared, program.shape, as_run, source.stream("canaries"))
 
@@ -132,30 +137,51 @@ def answer_training(program: ClientProgram, site: Site, message: Message, spent:
     told; a round is answered once. Without privacy it holds the number of training records and their mean loss, and
     under `privacy=institution` neither, as nobody needs them.
     """
+    task = task_of_training(program, site, message, spent)
+    metrics = train(program, site, message, task)
+    content = RecordDict({"arrays": to_arrays(program.model), "metrics": metrics})
+    return Message(content, reply_to=message)
+
+
+def task_of_training(program: ClientProgram, site: Site, message: Message, spent: RoundsSpent) -> LocalTask:
+    """What the message asks this institution to train; the round is noted as spent, before a record is read.
+
+    Raises:
+        BudgetSpent: the round was begun before, or is past the plan.
+    """
     if program.shared is not None:
         raise ConfigError("a share of the noise protects no update by itself; nothing was released; tell the operator")
     task = local_task(program, site, message)
     spent.begin(site.institution, task.round, program.rounds)
-    metrics = train(program, site, message, task)
-    content = RecordDict({"arrays": to_arrays(program.model), "metrics": metrics})
-    return Message(content, reply_to=message)
+    return task
 
 
 def train(program: ClientProgram, site: Site, message: Message, task: LocalTask) -> MetricRecord:
     """Train the program's model, in place, from the message's; returns what a reply tells beside it."""
     load_arrays(program.model, message.content.array_records["arrays"])
     device, seed = device_of(program.model), task.randomness.stream("layers").integer()
+    loss = None
     with layers_seeded(seed, device), full_precision(device):
-        metrics = MetricRecord({WEIGHT_KEY: DECLARED_WEIGHT})
         if program.mechanism is not None:
-            train_privately(program.model, site.train, program.training, program.mechanism, OpacusClippedSum(), task)
+            train_privately(
+                program.model, site.train, program.training, program.mechanism, engine_for(program.model), task
+            )
         else:
             loss = train_plainly(program.model, site.train, program.training, task)
-            if program.is_counted:
-                scores, institution = program.scores, site.institution
-                weight = len(site.train) if scores is None else scores.weight(institution, task.round, loss)
-                metrics = MetricRecord({WEIGHT_KEY: weight, TRAIN_LOSS_KEY: loss})
-    return metrics
+    return told_of_training(program, site, task.round, loss)
+
+
+def told_of_training(program: ClientProgram, site: Site, round: int, loss: float | None) -> MetricRecord:
+    """What a reply tells beside the model.
+
+    Args:
+        loss: mean over the training records before each step, nats; None under privacy.
+    """
+    if loss is None or not program.is_counted:
+        return MetricRecord({WEIGHT_KEY: DECLARED_WEIGHT})
+    scores, institution = program.scores, site.institution
+    weight = len(site.train) if scores is None else scores.weight(institution, round, loss)
+    return MetricRecord({WEIGHT_KEY: weight, TRAIN_LOSS_KEY: loss})
 
 
 def share_of_step(program: ClientProgram, site: Site, message: Message, task: LocalTask) -> npt.NDArray[np.int64]:
@@ -168,18 +194,24 @@ def share_of_step(program: ClientProgram, site: Site, message: Message, task: Lo
     with layers_seeded(source.stream("layers").integer(), device), full_precision(device):
         examples = weighted(site.train, task.weights)
         return release(
-            program.model, examples, program.shared, OpacusClippedSum(), draws, program.training.physical_batch
+            program.model, examples, program.shared, engine_for(program.model), draws, program.training.physical_batch
         )
 
 
 def answer_evaluation(program: ClientProgram, site: Site, message: Message, spent: RoundsSpent) -> Message:
     """Count the hold-out under the message's model; what is told of it has the noise that the plan says, or none."""
+    load_arrays(program.model, message.content.array_records["arrays"])
+    return Message(RecordDict({"metrics": evaluation_of(program, site, message, spent)}), reply_to=message)
+
+
+def evaluation_of(program: ClientProgram, site: Site, message: Message, spent: RoundsSpent) -> MetricRecord:
+    """As `answer_evaluation`, where the program's model has the message's values already."""
     task = local_task(program, site, message)
     pay_for_evaluation(program, site.institution, task.round, spent)
-    exact = counted(program, site, message, task.round)
+    exact = counted_as_loaded(program, site, task.round)
     tables = program.evaluating.released(exact.tables, task.round, task.randomness.stream("evaluation-noise"))
     loss_sum = None if program.evaluating.is_private else exact.loss_sum
-    return Message(RecordDict({"metrics": to_record(tables, loss_sum, 1)}), reply_to=message)
+    return to_record(tables, loss_sum, 1)
 
 
 def pay_for_evaluation(program: ClientProgram, institution: str, round: int, spent: RoundsSpent) -> None:
@@ -205,6 +237,11 @@ class Counted:
 def counted(program: ClientProgram, site: Site, message: Message, round: int) -> Counted:
     """The hold-out's histograms under the message's model."""
     load_arrays(program.model, message.content.array_records["arrays"])
+    return counted_as_loaded(program, site, round)
+
+
+def counted_as_loaded(program: ClientProgram, site: Site, round: int) -> Counted:
+    """The hold-out's histograms under the program's model as it is."""
     physical_batch = program.training.physical_batch
     with full_precision(device_of(program.model)):
         tables = program.evaluating.counted(program.model, site, round, physical_batch)

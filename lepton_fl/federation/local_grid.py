@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 from uuid import uuid4
 
-from lepton_fl.errors import LeptonError
+from lepton_fl.errors import LeptonError, WorkerLost
 from lepton_fl.federation.codec import BadMessage, Route, decode, encode
 from lepton_fl.flower import (
     CLIENT_APP_RAISED,
@@ -39,6 +39,9 @@ class Watch(Protocol):
     def turn(self, institution: str, message: Message) -> AbstractContextManager[None]:
         """Around everything from this message to its answer."""
 
+    def turns(self, institutions: Sequence[str], message: Message) -> AbstractContextManager[None]:
+        """Around everything from this message to the answers of institutions that take it together, in equal parts."""
+
     def computing(self, message: Message) -> AbstractContextManager[None]:
         """Inside a turn, around the app's own part."""
 
@@ -51,6 +54,10 @@ class Unwatched:
 
     def turn(self, institution: str, message: Message) -> AbstractContextManager[None]:
         """See `Watch.turn`."""
+        return nullcontext()
+
+    def turns(self, institutions: Sequence[str], message: Message) -> AbstractContextManager[None]:
+        """See `Watch.turns`."""
         return nullcontext()
 
     def computing(self, message: Message) -> AbstractContextManager[None]:
@@ -124,7 +131,7 @@ class LocalGrid(Grid):
         """Carry the message there and the reply back, as bytes, like a network."""
         node_id, operator = message.metadata.dst_node_id, message.metadata.src_node_id
         if node_id not in self.names:
-            return Message(Error(NODE_UNAVAILABLE, f"there is no node {node_id}"), reply_to=message)
+            return unknown(message)
         there = Route(LOCAL_RUN, operator, node_id, message_id=uuid4().hex)
         back = Route(LOCAL_RUN, node_id, operator, message_id=uuid4().hex, reply_to=there.message_id)
         try:
@@ -141,10 +148,21 @@ class LocalGrid(Grid):
         """The ClientApp's answer as bytes; whatever goes wrong there is an answer too."""
         try:
             return encode(self._app(instruction, self._contexts[node_id]))
-        except LeptonError as error:
-            reason = str(error)
+        except WorkerLost:
+            raise  # the whole run is over: no institution's own answer
         except Exception as error:
-            # As over the network: the federation learns the type alone, the institution's own log the rest.
-            _log.exception("institution %s could not answer", self.names[node_id])
-            reason = type(error).__name__
+            reason = reason_of(error, self.names[node_id])
         return encode(Message(Error(CLIENT_APP_RAISED, reason), reply_to=instruction))
+
+
+def unknown(message: Message) -> Message:
+    """The reply where nobody has the node id."""
+    return Message(Error(NODE_UNAVAILABLE, f"there is no node {message.metadata.dst_node_id}"), reply_to=message)
+
+
+def reason_of(error: Exception, institution: str) -> str:
+    """What the federation learns of what went wrong: as over the network, of a bug its type alone."""
+    if isinstance(error, LeptonError):
+        return str(error)
+    _log.error("institution %s could not answer", institution, exc_info=error)
+    return type(error).__name__

@@ -12,7 +12,7 @@ from lepton_fl.federation.masked_app import AnsweredOnce, Computes, MaskedApp, O
 from lepton_fl.federation.secure_grid import Cohort, SecureGrid, undecided
 from lepton_fl.federation.summed import Sums
 from lepton_fl.flower import Context, Message
-from lepton_fl.privacy.rounds_spent import InMemory
+from lepton_fl.privacy.rounds_spent import InMemory, RoundsSpent
 from lepton_fl.secure_aggregation.cohort import LEAST
 from lepton_fl.secure_aggregation.keys import Identity
 from lepton_fl.training.examples import Site
@@ -42,8 +42,22 @@ class LocalMasked:
         return self.apps[str(context.node_config["institution"])](message, context)
 
 
-def local_masked(program: ClientProgram, sites: Mapping[str, Site], sums: Sums, contract: bytes) -> LocalMasked:
-    """Each of these institutions, with new keys; they take turns with the one model.
+def taking_turns(program: ClientProgram, site: Site, sums: Sums, spent: RoundsSpent) -> Computes:
+    """An institution that computes in this process, when its turn comes."""
+    return Computes(program, site, sums, spent, is_counting=True, begin=at_once)
+
+
+def local_masked(
+    program: ClientProgram,
+    sites: Mapping[str, Site],
+    sums: Sums,
+    contract: bytes,
+    computes: Callable[[ClientProgram, Site, Sums, RoundsSpent], Computes] = taking_turns,
+) -> LocalMasked:
+    """Each of these institutions, with new keys.
+
+    Args:
+        computes: what each brings to a round, and where it computes.
 
     Raises:
         UnsoundMechanism: the self-test of a private run failed; no record was trained on.
@@ -54,5 +68,5 @@ def local_masked(program: ClientProgram, sites: Mapping[str, Site], sums: Sums, 
     apps = {}
     for name, site in sites.items():
         own = Own(name, keys[name], identities, LOCAL_RUN, contract, LEAST, AnsweredOnce(), os.urandom)
-        apps[name] = MaskedApp(own, Computes(program, site, sums, spent, is_counting=True, begin=at_once))
+        apps[name] = MaskedApp(own, computes(program, site, sums, spent))
     return LocalMasked(apps, identities, contract)

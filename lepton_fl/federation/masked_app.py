@@ -67,6 +67,14 @@ class Computes:
     is_counting: bool  # False: the policy keeps the hold-out's counts at home, and zeros take their place
     begin: Callable[[Callable[[], Words]], Computing]  # at once, or beside the exchange of keys
 
+    def training(self, message: Message) -> Computing:
+        """What the message asks to train, as a vector, begun."""
+        return self.begin(lambda: _training(self, message))
+
+    def evaluation(self, message: Message, slot: int) -> Computing:
+        """What the message asks to count, as a vector, begun; `slot`: the institution's place in the order of names."""
+        return self.begin(lambda: _evaluation(self, message, slot))
+
 
 class MaskedApp:
     """Answers one institution's steps, one after another."""
@@ -147,12 +155,12 @@ class MaskedApp:
         computes, purpose, round = self._computes, what[0], what[1]
         if purpose == MessageType.TRAIN:
             computes.spent.begin(computes.site.institution, round, computes.program.rounds)
-            self._computing = what, computes.begin(lambda: _training(computes, message))
+            self._computing = what, computes.training(message)
             return
         if computes.is_counting:
             pay_for_evaluation(computes.program, computes.site.institution, round, computes.spent)
         slot = sorted(self._own.identities).index(self._own.institution)
-        self._computing = what, computes.begin(lambda: _evaluation(computes, message, slot))
+        self._computing = what, computes.evaluation(message, slot)
 
     def _upload(self, message: Message, member: Member, inbox: bytes) -> Message:
         if self._computing is None:

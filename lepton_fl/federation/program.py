@@ -24,9 +24,11 @@ from lepton_fl.secure_aggregation.cohort import LEAST, honest
 from lepton_fl.strategies.agnostic import scores_of
 from lepton_fl.tasks.features import features_of
 from lepton_fl.tasks.tabular import Tabular
-from lepton_fl.training.clipped_sum import OpacusClippedSum, refuse_coupled_records
+from lepton_fl.training.choose import engine_for
+from lepton_fl.training.clipped_sum import refuse_coupled_records
 from lepton_fl.training.device import layers_seeded
-from lepton_fl.training.private import Mechanism, size
+from lepton_fl.training.flat import size
+from lepton_fl.training.private import Mechanism
 from lepton_fl.training.self_test import Claimed
 from lepton_fl.training.shared_noise import Cohort as Sharing
 from lepton_fl.training.shared_noise import SharedMechanism, calibrate_shared, refuse_several_steps
@@ -109,7 +111,7 @@ def program(terms: Terms, institutions: int) -> ClientProgram:
         )
     if is_noised_locally(terms) and isinstance(terms.privacy, Budgeted):
         # A model whose records cannot be told apart is refused before the first round, not in it.
-        engine = OpacusClippedSum()
+        engine = engine_for(model)
         engine.attach(model)
         engine.detach()
         refuse_coupled_records(model, shape.features)

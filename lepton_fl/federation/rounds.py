@@ -19,7 +19,7 @@ import numpy as np
 
 from lepton_fl.errors import TrainingFailed
 from lepton_fl.fairness.steering import Steering
-from lepton_fl.federation.arrays import LARGEST_VALUE
+from lepton_fl.federation.arrays import LARGEST_VALUE, is_in_range
 from lepton_fl.federation.cohort_release import CohortRelease
 from lepton_fl.federation.contract import COHORT_KEY, CONTRACT_KEY
 from lepton_fl.federation.evaluating import SCORES
@@ -71,6 +71,7 @@ class Run:
     cohort_release: CohortRelease | None = None  # under privacy=institution, all that the strategy sees of a round
     delta: float | None = None  # of the promise; None: there is none
     is_summed: bool = False  # `SecureGrid` makes one reply of all
+    is_folded: bool = False  # `CohortGrid` makes one reply of a round's models; evaluations are told singly
     steering: Steering | None = None  # of the training, by what was released of the people held out for it
     stops: Callable[[Sequence[RoundReport]], str | None] = _goes_on  # why no further round is trained, by what was told
 
@@ -137,7 +138,7 @@ class Rounds(strategies.Strategy):
         """Set `arrays` to the round's model, or note in the report why it stays as it is."""
         if self._report.skipped is not None:
             return None
-        if self._run.is_summed:
+        if self._run.is_summed or self._run.is_folded:
             checked, summed = sort_summed(replies, self._run.names, self._asked_now)
             replied = tuple(summed)
         else:
@@ -271,8 +272,8 @@ class Rounds(strategies.Strategy):
     def _as_float32(self, arrays: ArrayRecord, server_round: int) -> ArrayRecord:
         """Flower's adaptive strategies return float64; the model, and every reply, is float32."""
         with np.errstate(over="ignore"):
-            values = {name: array.numpy().astype(np.float32) for name, array in arrays.items()}
-        if not all((np.abs(value) <= LARGEST_VALUE).all() for value in values.values()):
+            values = {name: array.numpy().astype(np.float32, copy=False) for name, array in arrays.items()}
+        if not all(map(is_in_range, values.values())):
             raise TrainingFailed(
                 f"the model of round {server_round} has values that are not finite or beyond {LARGEST_VALUE:g}; the "
                 f"model of round {server_round - 1} is the last good one; lower the learning rates"

@@ -10,17 +10,20 @@ per coordinate, which `clip_target` takes off the clipping norm beforehand.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 
 from lepton_fl.errors import ConfigError
+from lepton_fl.privacy.gaussian import PAIRS
 from lepton_fl.privacy.randomness import Stream
 
 _GRID_BITS = 20
-# A record's float32 gradient can round otherwise when another is missing; a neighbour was seen to move the float64 sum
-# by 1 + 5e-8 times the norm at 4,096 records, the most that training.physical_batch allows (bench/float32_sums.py). The
-# margin is a thousand times that: measured, not proven.
-FLOAT32_MARGIN = 2.0**-13
+_PART = 2 * PAIRS
+# A record's float32 gradient can round otherwise when another is missing, and so does the float32 sum of up to 512
+# records (training.bookkeeping.portions). A neighbour was seen to move a sum by 1 + 7e-5 times the norm, where
+# 512 * 2^-24 is 3e-5; the margin is more than 30 times that: measured (bench/float32_sums.py), not proven.
+FLOAT32_MARGIN = 2.0**-8
 
 
 def grid_step(stddev: float) -> float:
@@ -58,6 +61,24 @@ def add_noise(clipped_sum: torch.Tensor, stddev: float, stream: Stream) -> None:
 
     Source: Dwork and Roth 2014, "The Algorithmic Foundations of Differential Privacy", section 3.5.2.
     """
+    for place, numbers in noised_steps(clipped_sum, stddev, stream):
+        clipped_sum[place].copy_(numbers).mul_(grid_step(stddev))
+
+
+def noised_steps(clipped_sum: torch.Tensor, stddev: float, stream: Stream) -> Iterator[tuple[slice, torch.Tensor]]:
+    """What `add_noise` makes of a sum, float64 or float32, part by part, in whole numbers of grid steps.
+
+    Yields:
+        A part's place, and its numbers, float64, in memory that the next part is written to; the sum is left alone.
+    """
     step = grid_step(stddev)
-    noise = torch.from_numpy(stream.normal(clipped_sum.numel())).to(clipped_sum.device)
-    clipped_sum.div_(step).round_().add_(noise, alpha=stddev / step).round_().mul_(step)
+    width = min(_PART, len(clipped_sum))
+    noise = torch.empty(width, dtype=torch.float64)
+    numbers = torch.empty(width, dtype=torch.float64, device=clipped_sum.device)
+    for start in range(0, len(clipped_sum), _PART):
+        place = slice(start, start + _PART)
+        part = clipped_sum[place]
+        own, made = noise[: len(part)], numbers[: len(part)]
+        stream.normal_(own)
+        made.copy_(part).mul_(1 / step).round_().add_(own.to(part.device), alpha=stddev / step).round_()
+        yield place, made

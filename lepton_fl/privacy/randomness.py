@@ -10,7 +10,6 @@ Source: NIST SP 800-38A (counter mode); RFC 5869 (HKDF).
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field
 
@@ -19,9 +18,12 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from torch import Tensor
+
+from lepton_fl.privacy.gaussian import Normals
 
 _KEY_BYTES = 32
-_CHUNK_WORDS = 1 << 16
+_ZEROS = memoryview(bytes(1 << 16))  # what is encrypted to have the key stream itself
 
 
 class Stream:
@@ -30,6 +32,7 @@ class Stream:
     def __init__(self, key: bytes) -> None:
         # A key serves one stream, so the counter may start at zero.
         self._encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+        self._normals = Normals()
 
     def __repr__(self) -> str:
         return "Stream(key withheld)"
@@ -51,22 +54,22 @@ class Stream:
             return np.ones(count, dtype=np.bool_)
         return self.words(count) < np.uint64(int(rate * 2.0**64))
 
-    def normal(self, count: int) -> npt.NDArray[np.float64]:
-        """`count` independent standard normal numbers, float64.
+    def write_to(self, memory: bytearray, count: int) -> None:
+        """`count` independent uniform bytes at the beginning of `memory`, which has room for 16 more."""
+        for start in range(0, count, len(_ZEROS)):
+            length = min(len(_ZEROS), count - start)
+            self._encryptor.update_into(_ZEROS[:length], memoryview(memory)[start:])
 
-        Box-Muller on full 64-bit words: the smallest uniform is 2^-65, so the tails reach 9.4 standard
-        deviations (chance of more: below 2^-65) instead of ending near 6 as with 32-bit uniforms.
+    def normal_(self, out: Tensor) -> None:
+        """Overwrite `out` with independent standard normal numbers; see `gaussian`.
+
+        How much of the stream is used depends on how many were asked for alone, and no result on the number of threads.
+
+        Args:
+            out: float32 or float64, one dimension, on the CPU; in float32 the same numbers, rounded: for noise that is
+                released, float64 (`noise.add_noise`).
         """
-        out = np.empty(count)
-        for start in range(0, count, 2 * _CHUNK_WORDS):
-            part = out[start : start + 2 * _CHUNK_WORDS]
-            pairs = (len(part) + 1) // 2
-            uniform = (self.words(2 * pairs).astype(np.float64) + 0.5) * 2.0**-64
-            radius = np.sqrt(-2.0 * np.log(uniform[:pairs]))
-            angle = 2.0 * math.pi * uniform[pairs:]
-            part[:pairs] = radius * np.cos(angle)
-            part[pairs:] = (radius * np.sin(angle))[: len(part) - pairs]
-        return out
+        self._normals.fill(out, self.write_to)
 
     def permutation(self, count: int) -> npt.NDArray[np.int64]:
         """A uniform order of 0..count-1: the order of random words (a tie has chance below count^2 / 2^64)."""

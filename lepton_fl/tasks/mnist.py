@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from lepton_fl.errors import ConfigError, DataError
 from lepton_fl.models.shape import Shape
 from lepton_fl.tasks.images import spread, to_examples, without
+from lepton_fl.tasks.strokes import FIGURES, likeness
 from lepton_fl.tasks.task import Loaded, Request, Task
 from lepton_fl.training.examples import Examples
 
@@ -26,14 +27,24 @@ _IMAGES, _LABELS = 0x803, 0x801  # unsigned bytes in three, and in one dimension
 _PIXELS = (28, 28)
 _LARGEST_BYTES = 1 << 26  # MNIST has 47 million; a header may claim anything
 
+PIXELS, SCATTERING = FEATURES = ("pixels", "scattering")
+
 
 @dataclass
 class Mnist(Task):
     """`task=mnist data.dir=FOLDER`."""
 
+    # What a model sees of an image: its pixels, or its likeness to drawn strokes, from public constants alone.
+    features: str = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.features not in FEATURES:
+            raise ConfigError(f"task.features must be one of {', '.join(FEATURES)}, got {self.features[:40]}")
+
     def shape(self) -> Shape:
         """See `Task.shape`."""
-        return Shape((1, *_PIXELS), 10)
+        return Shape((1, *_PIXELS) if self.features == PIXELS else (FIGURES,), 10)
 
     def load(self, request: Request) -> Loaded:
         """See `Task.load`."""
@@ -42,10 +53,16 @@ class Mnist(Task):
                 "task=mnist needs the four IDX files; nothing was read; give data.dir=FOLDER (see docs/data.md)"
             )
         folder = Path(request.source.dir).expanduser()
-        learned = _read_pair(folder, "train")
+        learned, held_out = (self._seen(_read_pair(folder, part)) for part in ("train", "t10k"))
         tunes = request.holdout.tune_mask([f"mnist/{row}" for row in range(len(learned))])
         train, tune = without(learned, tunes)
-        return spread(train, _read_pair(folder, "t10k"), tune, self.made_up(request))
+        return spread(train, held_out, tune, self.made_up(request))
+
+    def _seen(self, examples: Examples) -> Examples:
+        """The examples with the features that a model sees."""
+        if self.features == PIXELS:
+            return examples
+        return replace(examples, features=likeness(examples.features[:, 0]))
 
 
 def _read_pair(folder: Path, part: str) -> Examples:

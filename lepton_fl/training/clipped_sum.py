@@ -20,12 +20,16 @@ from lepton_fl.training.device import device_of
 from lepton_fl.training.examples import Examples, per_record_loss
 
 _BLOCK = 1 << 18  # numbers taken to float64 at once: memory stays that of the gradients, and a block in the cache
-_LARGEST_SHARE = 100.0  # times the clipping norm: what one record counts with among several of its owner, at most
-_LARGEST_NORM = 1e18  # times the clipping norm; a record beyond is broken
+LARGEST_SHARE = 100.0  # times the clipping norm: what one record counts with among several of its owner, at most
+LARGEST_NORM = 1e18  # times the clipping norm; a record beyond is broken
 
 
 class ClippedSum(Protocol):
     """Adds up gradients so that no record, or no subject, moves the sum by more than the clipping norm."""
+
+    @property
+    def most_in_float32(self) -> int:
+        """Of so many records at most the engine's own sum is of float32, and so may be the `out` of their step."""
 
     def attach(self, model: nn.Module) -> None:
         """Prepare the model; raises `UnsupportedModel` naming the layer that cannot be bounded."""
@@ -36,7 +40,7 @@ class ClippedSum(Protocol):
         Args:
             batch: n >= 1 records.
             clipping_norm: L2 over all parameters as one vector.
-            out: float64 [d], parameters in the model's order, flattened and joined.
+            out: float64 [d], parameters in the model's order, flattened and joined; see `most_in_float32`.
             owners: int64 [n], whose record each is, 0..owners-1; then it is the mean of an owner's gradients that is
                 scaled and added, once for each owner; a gradient beyond 100 times `clipping_norm` counts in a mean as
                 one of that norm. None: every record is an owner of its own.
@@ -57,6 +61,8 @@ class ClippedSum(Protocol):
 class OpacusClippedSum:
     """Per-record gradients by Opacus' hooks; the reference, and right for every supported layer."""
 
+    most_in_float32 = 0
+
     def __init__(self) -> None:
         self._model: nn.Module | None = None
         self._hooks: Any = None
@@ -67,7 +73,7 @@ class OpacusClippedSum:
         from opacus.grad_sample.grad_sample_module import GradSampleHooks
         from opacus.validators import ModuleValidator
 
-        _refuse_tied_parameters(model)
+        refuse_tied_parameters(model)
         # Opacus looks at layers in training mode only, and BatchNorm is harmless outside of it.
         self._was_training = model.training
         model.train()
@@ -103,7 +109,7 @@ class OpacusClippedSum:
         """See `ClippedSum.add`."""
         if self._model is None:
             raise UnsupportedModel("the model is not attached; this is a bug")
-        weights = _weights_of(batch, owners)
+        weights = weights_of(batch, owners)
         self._forget()
         try:
             with warnings.catch_warnings():
@@ -113,7 +119,7 @@ class OpacusClippedSum:
             gradients = [self._gradient_of(name, p) for name, p in self._trained()]
             if owners is not None:
                 gradients = _averaged(gradients, owners, clipping_norm)
-            _add_clipped(gradients, clipping_norm, out, weights)
+            add_clipped_rows(gradients, clipping_norm, out, weights)
         finally:
             # An exception must leave nothing that a later step would release beside its own draw.
             self._forget()
@@ -153,7 +159,7 @@ def _averaged(gradients: list[Tensor], owners: Tensor, clipping_norm: float) -> 
     """
     owners = owners.to(gradients[0].device)
     counts = torch.bincount(owners)
-    most = _LARGEST_SHARE * clipping_norm
+    most = LARGEST_SHARE * clipping_norm
     shares = torch.where(counts[owners] > 1, most / _norms(gradients).clamp(min=most), 1.0)
     shares = shares.to(gradients[0].dtype)[:, None]
     return [
@@ -164,7 +170,7 @@ def _averaged(gradients: list[Tensor], owners: Tensor, clipping_norm: float) -> 
     ]
 
 
-def _weights_of(batch: Examples, owners: Tensor | None) -> Tensor | None:
+def weights_of(batch: Examples, owners: Tensor | None) -> Tensor | None:
     """What each record's, or each owner's, clipped gradient is multiplied by, float64 in (0, 1]."""
     weights = batch.weights
     if weights is None:
@@ -185,7 +191,7 @@ def _norms(gradients: list[Tensor]) -> Tensor:
     return norms
 
 
-def _add_clipped(gradients: list[Tensor], clipping_norm: float, out: Tensor, weights: Tensor | None = None) -> None:
+def add_clipped_rows(gradients: list[Tensor], clipping_norm: float, out: Tensor, weights: Tensor | None = None) -> None:
     """Scale row i of every gradient by min(1, clipping_norm / norm of row i), then by its weight, and add the rows up.
 
     Args:
@@ -195,7 +201,7 @@ def _add_clipped(gradients: list[Tensor], clipping_norm: float, out: Tensor, wei
     """
     norms = _norms(gradients)
     # NaN and infinity fail the comparison; so does a norm whose factor would lose its bits in float32.
-    bad = ~(norms < _LARGEST_NORM * clipping_norm)
+    bad = ~(norms < LARGEST_NORM * clipping_norm)
     if bool(bad.any()):
         for gradient in gradients:
             gradient[bad] = 0.0
@@ -242,7 +248,7 @@ def refuse_coupled_records(model: nn.Module, features: tuple[int, ...]) -> None:
         )
 
 
-def _refuse_tied_parameters(model: nn.Module) -> None:
+def refuse_tied_parameters(model: nn.Module) -> None:
     seen: dict[nn.Parameter, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if parameter in seen:

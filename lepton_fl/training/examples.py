@@ -35,6 +35,8 @@ class Examples:
 
     def to(self, device: torch.device) -> Examples:
         """The same records on that device; no copy where they are there already."""
+        if self.features.device == device:
+            return self
         weights = None if self.weights is None else self.weights.to(device)
         return Examples(self.features.to(device), self.labels.to(device), self.subjects, self.groups, weights)
 
@@ -63,3 +65,11 @@ def per_record_loss(outputs: Tensor, labels: Tensor) -> Tensor:
             outputs[:, 0], labels.to(outputs.dtype), reduction="none"
         )
     return torch.nn.functional.cross_entropy(outputs, labels, reduction="none")
+
+
+def loss_gradient(outputs: Tensor, labels: Tensor) -> Tensor:
+    """What `per_record_loss`, added up, changes by with each output; the shape of `outputs`."""
+    if outputs.shape[1] == 1:
+        return torch.sigmoid(outputs).sub_(labels.to(outputs.dtype)[:, None])
+    gradient = torch.softmax(outputs, dim=1)
+    return gradient.scatter_add_(1, labels[:, None], torch.full_like(gradient[:, :1], -1.0))

@@ -25,13 +25,13 @@ def train_plainly(model: nn.Module, examples: Examples, training: Training, task
     With the task's weights, a step lowers the mean of weight * loss; the loss returned is the plain one.
     """
     examples, scale = weighted(examples, task.weights), gain(task.weights)
-    optimizer = training.optimizer(model, task.round)
+    optimizer = training.make_optimizer(model, task.round)
     pull = ProximalPull(model, task.proximal_mu)
-    batches = _batches(len(examples), training.sampling_rate, task.randomness.stream("batches"))
+    order = batches(len(examples), training.sampling_rate, task.randomness.stream("batches"))
     losses, seen, device = 0.0, 0, device_of(model)
     model.train()
     for _ in range(training.local_steps):
-        batch = examples.at(next(batches)).to(device)
+        batch = examples.at(next(order)).to(device)
         optimizer.zero_grad()
         losses_now = per_record_loss(model(batch.features), batch.labels)
         counted = losses_now if batch.weights is None else losses_now * (scale * batch.weights).to(losses_now.dtype)
@@ -43,7 +43,7 @@ def train_plainly(model: nn.Module, examples: Examples, training: Training, task
     return losses / seen
 
 
-def _batches(records: int, sampling_rate: float, stream: Stream) -> Iterator[Tensor]:
+def batches(records: int, sampling_rate: float, stream: Stream) -> Iterator[Tensor]:
     """Shuffled epochs cut into batches of sampling_rate * records, for ever."""
     size = max(1, math.ceil(sampling_rate * records))
     while True:

@@ -10,18 +10,19 @@ Source: Abadi et al. 2016, "Deep Learning with Differential Privacy", algorithm 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from lepton_fl.privacy.noise import add_noise, clip_target
+from lepton_fl.privacy.noise import clip_target, grid_step, noised_steps
 from lepton_fl.privacy.randomness import Stream
 from lepton_fl.training.clipped_sum import ClippedSum
 from lepton_fl.training.device import device_of
 from lepton_fl.training.examples import Examples
+from lepton_fl.training.flat import StepVectors, size
 from lepton_fl.training.local import LocalTask, ProximalPull
 from lepton_fl.training.settings import Training
 from lepton_fl.training.subjects import Part, drawn_records, drawn_subjects
@@ -65,19 +66,24 @@ def train_privately(
     The task's weights over the largest of them multiply clipped gradients; the step is longer by the largest one, which
     is a number of the instruction and of no record.
     """
-    examples, scale = weighted(examples, task.weights), gain(task.weights)
+    examples, scale = weighted(examples, task.weights), gain(task.weights) / mechanism.expected_batch
     draws = Draws(task.randomness.stream("sampling"), task.randomness.stream("noise"))
-    optimizer = training.optimizer(model, task.round)
+    optimizer = training.make_optimizer(model, task.round)
     pull = ProximalPull(model, task.proximal_mu)
+    vectors, scale = StepVectors(model), scale * grid_step(mechanism.stddev)
     engine.attach(model)
     try:
         for _ in range(training.local_steps):
-            release = take_step(examples, mechanism, engine, draws, (model, training.physical_batch))
-            set_gradients(model, release * (scale / mechanism.expected_batch))
+            for place, numbers in _noised(
+                examples, mechanism, engine, draws, (model, training.physical_batch), vectors
+            ):
+                vectors.take(place, numbers, scale)
+            vectors.give()
             pull.add_gradient()
             optimizer.step()
     finally:
         engine.detach()
+        optimizer.zero_grad()
 
 
 def take_step(
@@ -87,16 +93,39 @@ def take_step(
     draws: Draws,
     memory: tuple[nn.Module, int],
 ) -> Tensor:
-    """One release: the clipped sum over a Poisson draw plus noise, float64 [d].
+    """One release, as every step of `train_privately` makes it: the clipped sum over a Poisson draw plus noise.
 
     Args:
         examples: all of the institution's training records.
         memory: the attached model, and how many records may be in memory at once.
+
+    Returns:
+        float64 [d], on the grid.
     """
-    target = clip_target(mechanism.clipping_norm, mechanism.stddev, size(memory[0]))
-    out = clipped_sum(examples, mechanism, engine, draws.sampling, (target, *memory))
-    add_noise(out, mechanism.stddev, draws.noise)
+    vectors, step = StepVectors(memory[0]), grid_step(mechanism.stddev)
+    out = torch.zeros(size(memory[0]), dtype=torch.float64, device=device_of(memory[0]))
+    for place, numbers in _noised(examples, mechanism, engine, draws, memory, vectors):
+        out[place].copy_(numbers).mul_(step)
     return out
+
+
+def _noised(
+    examples: Examples,
+    mechanism: Mechanism,
+    engine: ClippedSum,
+    draws: Draws,
+    memory: tuple[nn.Module, int],
+    vectors: StepVectors,
+) -> Iterator[tuple[slice, Tensor]]:
+    """A release part by part, in whole numbers of grid steps; see `noised_steps`."""
+    physical_batch = memory[1]
+    parts = list(_parts(examples, mechanism, draws.sampling, physical_batch))
+    # A batch that the engine adds up in float32 anyway needs no wider sum: the numbers are the same.
+    is_narrow = len(parts) <= 1 and sum(len(part.index) for part in parts) <= engine.most_in_float32
+    total = vectors.zeros(torch.float32 if is_narrow else torch.float64)
+    target = clip_target(mechanism.clipping_norm, mechanism.stddev, len(total))
+    _add_parts(parts, examples, engine, target, total)
+    return noised_steps(total, mechanism.stddev, draws.noise)
 
 
 class Drawing(Protocol):
@@ -125,14 +154,18 @@ def clipped_sum(
     """
     target, model, physical_batch = bounds
     out = torch.zeros(size(model), dtype=torch.float64, device=device_of(model))
-    for part in _parts(examples, drawing, sampling, physical_batch):
+    _add_parts(_parts(examples, drawing, sampling, physical_batch), examples, engine, target, out)
+    return out
+
+
+def _add_parts(parts: Iterable[Part], examples: Examples, engine: ClippedSum, target: float, out: Tensor) -> None:
+    for part in parts:
         # Records stay in the CPU's memory until drawn: a GPU holds one physical batch of them.
         batch = examples.at(part.index).to(out.device)
         if part.owners is None:
             engine.add(batch, target, out)
         else:
             engine.add(batch, target, out, part.owners)
-    return out
 
 
 def _parts(examples: Examples, drawing: Drawing, sampling: Stream, physical_batch: int) -> Iterator[Part]:
@@ -140,19 +173,3 @@ def _parts(examples: Examples, drawing: Drawing, sampling: Stream, physical_batc
     if most is None:
         return drawn_records(len(examples), rate, sampling, physical_batch)
     return drawn_subjects(examples, rate, most, sampling, physical_batch)
-
-
-def size(model: nn.Module) -> int:
-    """How many parameters of a model are trained."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def set_gradients(model: nn.Module, flat: Tensor) -> None:
-    """Give each trained parameter its part of one vector [d], parameters in the model's order."""
-    start = 0
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            continue
-        part = flat[start : start + parameter.numel()]
-        parameter.grad = part.view_as(parameter).to(parameter.dtype)
-        start += parameter.numel()

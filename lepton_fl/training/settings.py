@@ -9,6 +9,10 @@ import torch
 
 from lepton_fl.errors import ConfigError
 
+SGD, ADAM = OPTIMIZERS = ("sgd", "adam")
+# Adam's own, as Kingma and Ba 2015 recommend: "Adam: A Method for Stochastic Optimization", algorithm 1.
+_ADAM_BETAS, _ADAM_EPSILON = (0.9, 0.999), 1e-8
+
 
 @dataclass
 class Training:
@@ -18,9 +22,10 @@ class Training:
     sampling_rate: float  # chance of a record to enter a step (Poisson when private), in (0, 1]
     learning_rate: float  # of the first round
     learning_rate_decay: float  # factor per round, in (0, 1]
-    momentum: float  # of local SGD, in [0, 1)
+    momentum: float  # of local SGD, in [0, 1); 0 under Adam, which has its own
     weight_decay: float  # L2, >= 0
     physical_batch: int  # records in memory at once; changes memory and speed, never the result's meaning
+    optimizer: str  # sgd or adam; without memory of earlier rounds
 
     def __post_init__(self) -> None:
         checks = {
@@ -31,16 +36,26 @@ class Training:
             "momentum must lie in [0, 1)": 0 <= self.momentum < 1,
             "weight_decay must be a number >= 0": 0 <= self.weight_decay < math.inf,
             "physical_batch must lie between 1 and 4096": 1 <= self.physical_batch <= 4096,
+            f"optimizer must be {' or '.join(OPTIMIZERS)}": self.optimizer in OPTIMIZERS,
         }
         for claim, holds in checks.items():
             if not holds:
-                raise ConfigError(f"training.{claim}, got {getattr(self, claim.split()[0])}")
+                raise ConfigError(f"training.{claim}, got {str(getattr(self, claim.split()[0]))[:40]}")
+        if self.optimizer == ADAM and self.momentum:
+            raise ConfigError(
+                f"training.momentum is SGD's, got {self.momentum} with training.optimizer=adam, which has its own; "
+                "nothing was trained; set it to 0"
+            )
 
-    def optimizer(self, model: torch.nn.Module, round: int) -> torch.optim.SGD:
-        """SGD for one round of local training, without memory of earlier rounds."""
-        return torch.optim.SGD(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
-            lr=self.learning_rate * self.learning_rate_decay ** (round - 1),
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-        )
+    def make_optimizer(self, model: torch.nn.Module, round: int) -> torch.optim.Optimizer:
+        """The optimizer of one round of local training, without memory of earlier rounds.
+
+        Private training gives it noisy gradients alone, so that whatever it remembers of them is released already.
+        """
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        rate = self.learning_rate * self.learning_rate_decay ** (round - 1)
+        if self.optimizer == ADAM:
+            return torch.optim.Adam(
+                trained, lr=rate, betas=_ADAM_BETAS, eps=_ADAM_EPSILON, weight_decay=self.weight_decay
+            )
+        return torch.optim.SGD(trained, lr=rate, momentum=self.momentum, weight_decay=self.weight_decay)

@@ -39,8 +39,9 @@ from lepton_fl.privacy.skellam_bounds import multiplier, rounded_norm, variance_
 from lepton_fl.privacy.units import Budgeted
 from lepton_fl.training.clipped_sum import ClippedSum
 from lepton_fl.training.examples import Examples
-from lepton_fl.training.private import clipped_sum, set_gradients, size
-from lepton_fl.training.settings import Training
+from lepton_fl.training.flat import set_gradients, size
+from lepton_fl.training.private import clipped_sum
+from lepton_fl.training.settings import SGD, Training
 
 _LEAST_STDDEV = 4096.0  # of one share, in units of the grid: there Skellam noise is Gaussian noise but for 1e-7
 _MOST_ROUNDING = 1.02  # what rounding may add to a contribution's norm, while a finer grid still has a table
@@ -209,7 +210,15 @@ def epsilons(mechanism: SharedMechanism, delta: float, steps: int) -> Epsilons:
 
 
 def refuse_several_steps(training: Training) -> None:
-    """Raise `ConfigError` unless a round is one local step, the only schedule that shared noise is exact for."""
+    """Raise `ConfigError` unless a round is one local step of SGD, the only schedule that shared noise is exact for.
+
+    Adam would be exact too and of no use: its first step is the sign of each noisy coordinate, and it has no second.
+    """
+    if training.optimizer != SGD:
+        raise ConfigError(
+            f"under shared noise a round is one step, of which training.optimizer={training.optimizer} keeps the signs "
+            "alone; nothing was trained; set training.optimizer=sgd, and use a strategy with memory such as fedadam"
+        )
     if training.local_steps != 1:
         raise ConfigError(
             f"shared noise protects the sum of one local step, and training.local_steps is {training.local_steps}: "
@@ -291,7 +300,7 @@ def apply(
     if total.shape != (mechanism.parameters,):
         raise ValueError(f"a sum has {mechanism.parameters} coordinates, got {total.shape}")
     flat = torch.from_numpy(total.astype(np.float64) * (gain * mechanism.grid / mechanism.expected_batch))
-    optimizer = training.optimizer(model, round)
+    optimizer = training.make_optimizer(model, round)
     set_gradients(model, flat.to(next(model.parameters()).device))
     optimizer.step()
     optimizer.zero_grad()

@@ -31,7 +31,7 @@ class Part:
 
 def drawn_records(records: int, sampling_rate: float, sampling: Stream, physical_batch: int) -> Iterator[Part]:
     """A Poisson draw over records, in batches of at most `physical_batch`."""
-    drawn = torch.from_numpy(sampling.bernoulli(records, sampling_rate)).nonzero()[:, 0]
+    drawn = torch.from_numpy(np.flatnonzero(sampling.bernoulli(records, sampling_rate)))
     for index in drawn.split(physical_batch) if len(drawn) else ():
         yield Part(index, None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -32,7 +32,7 @@ def wide(privacy: str) -> tuple[Terms, ClientProgram]:
     """A run of 30 rounds of 4 steps, and its program; calibrating the noise takes seconds, so it is made once."""
     model = from_document("model", {"kind": "mlp", "hidden": [300], "activation": "tanh"})
     parts: dict[str, Any] = {} if privacy == "record" else {"privacy": WITHOUT}
-    asked = terms(model=model, training=Training(4, 0.5, 0.5, 1.0, 0.0, 0.0, 64), **parts)
+    asked = terms(model=model, training=Training(4, 0.5, 0.5, 1.0, 0.0, 0.0, 64, "sgd"), **parts)
     return asked, program(asked, 4)
 
 
@@ -53,6 +53,16 @@ def test_a_step_takes_as_long_as_the_records_that_it_expects() -> None:
     hook.remove()
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads that wait for one another spend computing time that is no part of a small step."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("privacy", ["record", "none"])
 def test_the_estimate_is_near_what_training_takes(privacy: str) -> None:
     asked, made = wide(privacy)

@@ -60,3 +60,20 @@ def test_rounds_stand_apart() -> None:
         (2, "north"),
         (2, "south"),
     }
+
+
+def test_what_a_cohort_took_together_is_told_in_equal_parts_and_nothing_is_lost() -> None:
+    readings = seconds()
+    tally = Tally(Meter(lambda: next(readings), Machine(power_w=10.0), AGGREGATE))
+    content = RecordDict({"config": ConfigRecord({"server-round": 3})})
+    asked = Message(content, 7, MessageType.TRAIN)
+    with tally.turns(("north", "south"), asked):
+        with tally.computing(asked):
+            pass
+        tally.carried(down=200, up=100)
+    lines = tally.lines()
+    spent = {(line.round, line.institution, line.phase): line.spent for line in lines}
+    assert spent[3, "north", TRAIN] == spent[3, "south", TRAIN]
+    assert spent[3, "north", TRAIN].wall_s == 0.5
+    assert (spent[3, "south", COMMUNICATE].bytes_down, spent[3, "south", COMMUNICATE].bytes_up) == (100, 50)
+    assert sum(line.spent.wall_s for line in lines) == next(readings).wall_s - 1

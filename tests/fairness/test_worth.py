@@ -32,7 +32,7 @@ from lepton_fl.training.settings import Training
 
 GROUPS = Groups((Attribute("sex", ("female", "male")),))
 COUNTING = Counting(Layout(GROUPS, 2, 20), confidence=0.95, one_per_subject=False)
-TRAINING = Training(1, 1.0, 4.0, 0.9, 0.0, 0.0, 256)
+TRAINING = Training(1, 1.0, 4.0, 0.9, 0.0, 0.0, 256, "sgd")
 DITTO = Ditto(pull=1.0, steps=300, learning_rate=0.5)
 
 

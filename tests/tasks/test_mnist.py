@@ -10,10 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from lepton_fl.errors import ConfigError, DataError
+from lepton_fl.federation.terms import from_document, to_document
 from lepton_fl.tasks.mnist import Mnist, read_idx
 from lepton_fl.tasks.split import HoldOut, Partition
+from lepton_fl.tasks.strokes import likeness
 from lepton_fl.tasks.task import DataSource, Request
 
 IMAGES, LABELS = 0x803, 0x801
@@ -29,8 +32,8 @@ def written(path: Path, content: bytes) -> Path:
     return path
 
 
-def mnist(institutions: int = 2) -> Mnist:
-    return Mnist("digits", 10, Partition("site", institutions, alpha=100.0, seed=0))
+def mnist(institutions: int = 2, features: str = "pixels") -> Mnist:
+    return Mnist("digits", 10, Partition("site", institutions, alpha=100.0, seed=0), features=features)
 
 
 def request(folder: Path | str | None) -> Request:
@@ -154,6 +157,29 @@ def test_what_choices_are_made_with_is_taken_from_the_training_set(tmp_path: Pat
     assert sum(len(site.tune) for site in sites) == tuned > 10
     assert sum(len(site.train) for site in sites) == 80 - tuned
     assert sum(len(site.holdout) for site in sites) == 20
+
+
+def test_scattering_features_are_the_likeness_of_each_image_and_the_shape_says_so(tmp_path: Path) -> None:
+    write_pair(tmp_path, "train", [0, 1] * 4)
+    write_pair(tmp_path, "t10k", [0, 1] * 4)
+    task = mnist(features="scattering")
+    seen, pixels = (one.load(request(tmp_path)).sites for one in (task, mnist()))
+    for site, plain in zip(seen, pixels, strict=True):
+        for part, same in ((site.train, plain.train), (site.holdout, plain.holdout)):
+            assert part.features.shape[1:] == task.shape().features
+            assert torch.allclose(part.features, likeness(same.features[:, 0]), atol=1e-3)
+            assert torch.equal(part.labels, same.labels)
+
+
+def test_what_a_model_sees_travels_with_the_terms() -> None:
+    document = to_document("task", mnist(features="scattering"))
+    assert document["features"] == "scattering"
+    assert from_document("task", document) == mnist(features="scattering")
+
+
+def test_features_that_there_are_none_of_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"task\.features must be one of pixels, scattering, got wavelets"):
+        mnist(features="wavelets")
 
 
 @pytest.mark.parametrize("change", ["fewer images", "a label of 10", "small images"])

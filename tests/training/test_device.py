@@ -26,7 +26,8 @@ from lepton_fl.privacy.noise import add_noise
 from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.privacy.rounds_spent import InMemory
 from lepton_fl.tasks.groups import Groups
-from lepton_fl.training.clipped_sum import OpacusClippedSum, refuse_coupled_records
+from lepton_fl.training.bookkeeping.engine import BookKeeping
+from lepton_fl.training.clipped_sum import refuse_coupled_records
 from lepton_fl.training.device import choose, describe, device_of, devices_seen, full_precision, layers_seeded
 from lepton_fl.training.examples import Examples, Site
 from lepton_fl.training.local import LocalTask
@@ -43,6 +44,7 @@ TRAINING = Training(
     momentum=0.5,
     weight_decay=0.01,
     physical_batch=4,
+    optimizer="sgd",
 )
 MECHANISM = Mechanism(noise_multiplier=1.0, clipping_norm=0.5, sampling_rate=0.5, expected_batch=8.0)
 MODELS: dict[str, tuple[Model, Shape]] = {
@@ -71,7 +73,7 @@ def task() -> LocalTask:
 
 
 def privately(model: nn.Module, examples: Examples) -> None:
-    train_privately(model, examples, TRAINING, MECHANISM, OpacusClippedSum(), task())
+    train_privately(model, examples, TRAINING, MECHANISM, BookKeeping(), task())
 
 
 def plainly(model: nn.Module, examples: Examples) -> None:

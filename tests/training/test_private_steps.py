@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -21,8 +22,10 @@ from lepton_fl.models.logistic import Logistic
 from lepton_fl.models.mlp import Mlp
 from lepton_fl.models.shape import Shape
 from lepton_fl.models.tanh_cnn import TanhCnn
+from lepton_fl.privacy.noise import clip_target
 from lepton_fl.privacy.randomness import Randomness
-from lepton_fl.training.clipped_sum import OpacusClippedSum, _add_clipped
+from lepton_fl.training.bookkeeping.engine import BookKeeping
+from lepton_fl.training.clipped_sum import ClippedSum, OpacusClippedSum, add_clipped_rows
 from lepton_fl.training.examples import Examples, per_record_loss
 from lepton_fl.training.local import LocalTask
 from lepton_fl.training.private import Draws, Mechanism, take_step, train_privately
@@ -36,6 +39,7 @@ TRAINING = Training(
     momentum=0.0,
     weight_decay=0.0,
     physical_batch=4,
+    optimizer="sgd",
 )
 MECHANISM = Mechanism(noise_multiplier=1.0, clipping_norm=0.5, sampling_rate=0.5, expected_batch=8.0)
 BUILT_IN = {
@@ -44,6 +48,9 @@ BUILT_IN = {
     "cnn": (Cnn(channels=2, hidden=8), Shape((1, 8, 8), 10)),
     "tanh_cnn": (TanhCnn(channels=2, hidden=8), Shape((1, 20, 20), 10)),
 }
+
+
+ENGINES = [BookKeeping, OpacusClippedSum]
 
 
 def data(shape: Shape, records: int, seed: int = 0) -> Examples:
@@ -61,8 +68,10 @@ def size(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def clipped_sum(model: nn.Module, batch: Examples, clipping_norm: float) -> Tensor:
-    engine, out = OpacusClippedSum(), torch.zeros(size(model), dtype=torch.float64)
+def clipped_sum(
+    model: nn.Module, batch: Examples, clipping_norm: float, engine_of: Callable[[], ClippedSum] = BookKeeping
+) -> Tensor:
+    engine, out = engine_of(), torch.zeros(size(model), dtype=torch.float64)
     engine.attach(model)
     try:
         engine.add(batch, clipping_norm, out)
@@ -94,7 +103,7 @@ def task(seed: int | None = 0, proximal_mu: float = 0.0) -> LocalTask:
 
 
 def step(model: nn.Module, examples: Examples, mechanism: Mechanism, seed: int = 0) -> Tensor:
-    engine = OpacusClippedSum()
+    engine = BookKeeping()
     engine.attach(model)
     try:
         return take_step(examples, mechanism, engine, draws(seed), (model, 4))
@@ -109,15 +118,37 @@ def test_every_built_in_model_is_tested_here() -> None:
     assert set(BUILT_IN) == set(models.TABLE)
 
 
+@pytest.mark.parametrize("engine_of", ENGINES)
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
 @pytest.mark.parametrize("clipping_norm", [0.1, 100.0])
-def test_the_clipped_sum_equals_batch_of_one_autograd(name: str, clipping_norm: float) -> None:
+def test_the_clipped_sum_equals_batch_of_one_autograd(
+    name: str, clipping_norm: float, engine_of: Callable[[], ClippedSum]
+) -> None:
     settings_, shape = BUILT_IN[name]
     torch.manual_seed(1)
     model = settings_.build(shape)
     batch = data(shape, 6)
     expected = one_by_one(model, batch, clipping_norm)
-    assert torch.allclose(clipped_sum(model, batch, clipping_norm), expected, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(clipped_sum(model, batch, clipping_norm, engine_of), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+@pytest.mark.parametrize("most", [None, 3])
+def test_a_whole_private_round_is_that_of_opacus(name: str, most: int | None) -> None:
+    """With next to no noise: three steps of Poisson draws, records or subjects, clipped by either engine."""
+    settings_, shape = BUILT_IN[name]
+    torch.manual_seed(1)
+    start = settings_.build(shape)
+    drawn = data(shape, 24)
+    examples = Examples(drawn.features, drawn.labels, torch.arange(24) // 3)
+    quiet = replace(MECHANISM, noise_multiplier=1e-6, records_per_subject=most)
+    moved = []
+    for engine_of in ENGINES:
+        model = copy.deepcopy(start)
+        train_privately(model, examples, TRAINING, quiet, engine_of(), task())
+        pairs = zip(model.parameters(), start.parameters(), strict=True)
+        moved.append(torch.cat([(after - before).detach().flatten() for after, before in pairs]).double())
+    assert float((moved[0] - moved[1]).norm() / moved[1].norm()) < 1e-5
 
 
 def test_the_clipped_sum_equals_opacus_own_optimizer() -> None:
@@ -155,7 +186,7 @@ def test_records_that_are_much_alike_do_not_eat_the_margin_for_rounding() -> Non
     sums = []
     for kept in (records, records[1:]):
         out = torch.zeros(40, dtype=torch.float64)
-        _add_clipped([kept.clone()], 1.0, out)
+        add_clipped_rows([kept.clone()], 1.0, out)
         sums.append(out)
     assert float((sums[0] - sums[1]).norm()) <= 1.0 + 1e-8
 
@@ -164,7 +195,7 @@ def test_a_gradient_wider_than_a_block_is_summed_whole() -> None:
     draw = torch.Generator().manual_seed(2)
     gradients = [torch.randn(200, size, generator=draw) for size in (3, 5000, 1)]
     out = torch.zeros(5004, dtype=torch.float64)
-    _add_clipped([gradient.clone() for gradient in gradients], 0.5, out)
+    add_clipped_rows([gradient.clone() for gradient in gradients], 0.5, out)
     rows = torch.cat(gradients, dim=1).double()
     expected = (rows * (0.5 / rows.norm(dim=1).clamp(min=0.5))[:, None]).sum(dim=0)
     assert torch.allclose(out, expected, rtol=1e-12, atol=1e-12)
@@ -178,14 +209,15 @@ def test_a_record_within_the_bound_is_not_changed() -> None:
 # -- trap: one broken record poisons the model
 
 
+@pytest.mark.parametrize("engine_of", ENGINES)
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf"), 1e38, 3e38])
-def test_a_broken_record_adds_nothing_and_hurts_nobody(poison: float) -> None:
+def test_a_broken_record_adds_nothing_and_hurts_nobody(poison: float, engine_of: Callable[[], ClippedSum]) -> None:
     model, batch = tiny(), data(Shape((5,), 1), 6)
     features = batch.features.clone()
     features[2, 1] = poison
     poisoned = Examples(features, batch.labels)
-    got = clipped_sum(model, poisoned, 0.5)
-    others = clipped_sum(model, batch.at(torch.tensor([0, 1, 3, 4, 5])), 0.5)
+    got = clipped_sum(model, poisoned, 0.5, engine_of)
+    others = clipped_sum(model, batch.at(torch.tensor([0, 1, 3, 4, 5])), 0.5, engine_of)
     assert torch.isfinite(got).all()
     assert float((got - others).norm()) <= 0.5 * (1 + 1e-5)
 
@@ -207,17 +239,18 @@ def test_the_same_record_makes_a_naive_private_model_nan() -> None:
     assert any(not torch.isfinite(p).all() for p in model.parameters())
 
 
-def test_a_whole_round_over_broken_records_leaves_a_finite_model() -> None:
+@pytest.mark.parametrize("engine_of", ENGINES)
+def test_a_whole_round_over_broken_records_leaves_a_finite_model(engine_of: Callable[[], ClippedSum]) -> None:
     model, batch = tiny(), data(Shape((5,), 1), 16)
     batch.features[::2] = float("nan")
-    train_privately(model, batch, TRAINING, MECHANISM, OpacusClippedSum(), task())
+    train_privately(model, batch, TRAINING, MECHANISM, engine_of(), task())
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
 # -- trap: an abandoned physical batch leaks into the next release
 
 
-class Interrupted(OpacusClippedSum):
+class Interrupted(BookKeeping):
     """Fails in the second physical batch of the first step, after the first was added."""
 
     def __init__(self) -> None:
@@ -243,25 +276,27 @@ def test_an_abandoned_step_leaves_nothing_behind() -> None:
     assert torch.equal(after, fresh)
 
 
-def test_an_exception_inside_the_backward_pass_leaves_nothing_behind() -> None:
+@pytest.mark.parametrize("engine_of", ENGINES)
+def test_an_exception_inside_the_backward_pass_leaves_nothing_behind(engine_of: Callable[[], ClippedSum]) -> None:
     model, examples = tiny(), data(Shape((5,), 1), 16)
-    engine, out = OpacusClippedSum(), torch.zeros(size(model), dtype=torch.float64)
+    engine, out = engine_of(), torch.zeros(size(model), dtype=torch.float64)
     engine.attach(model)
     model(examples.features).sum()  # a forward pass whose backward never comes
     engine.add(examples, 0.5, out)
     engine.detach()
-    assert torch.equal(out, clipped_sum(model, examples, 0.5))
+    assert torch.equal(out, clipped_sum(model, examples, 0.5, engine_of))
 
 
 # -- trap: wrapping the model changes or accumulates state
 
 
-def test_the_model_is_left_as_it_was_found_round_after_round() -> None:
+@pytest.mark.parametrize("engine_of", ENGINES)
+def test_the_model_is_left_as_it_was_found_round_after_round(engine_of: Callable[[], ClippedSum]) -> None:
     model, examples = tiny(), data(Shape((5,), 1), 16)
     names = list(model.state_dict())
     attributes = {name: set(vars(p)) for name, p in model.named_parameters()}
     for _ in range(3):
-        train_privately(model, examples, TRAINING, MECHANISM, OpacusClippedSum(), task())
+        train_privately(model, examples, TRAINING, MECHANISM, engine_of(), task())
         assert list(model.state_dict()) == names
         assert {name: set(vars(p)) for name, p in model.named_parameters()} == attributes
         assert all(not module._forward_hooks and not module._backward_hooks for module in model.modules())
@@ -289,7 +324,7 @@ def test_a_failure_while_training_still_detaches() -> None:
     model, examples = tiny(), data(Shape((5,), 1), 16)
     with pytest.raises(RuntimeError):
         train_privately(model, examples, TRAINING, MECHANISM, Interrupted(), task())
-    train_privately(model, examples, TRAINING, MECHANISM, OpacusClippedSum(), task())
+    train_privately(model, examples, TRAINING, MECHANISM, BookKeeping(), task())
 
 
 # -- trap: empty Poisson batches
@@ -317,7 +352,7 @@ def test_empty_draws_count_as_steps() -> None:
         noise = torch.zeros_like(expected)
         add_noise(noise, never.stddev, stream)
         expected += noise
-    train_privately(model, examples, TRAINING, never, OpacusClippedSum(), task())
+    train_privately(model, examples, TRAINING, never, BookKeeping(), task())
     moved = start - torch.cat([p.detach().flatten() for p in model.parameters()])
     assert torch.allclose(moved.double(), TRAINING.learning_rate * expected / never.expected_batch, atol=1e-6)
 
@@ -329,8 +364,8 @@ def test_the_divisor_is_declared_and_not_the_drawn_size() -> None:
     model, examples = tiny(), data(Shape((5,), 1), 16)
     everyone = replace(MECHANISM, sampling_rate=1.0, noise_multiplier=1e-9)
     start = torch.cat([p.detach().flatten() for p in model.parameters()])
-    total = clipped_sum(copy.deepcopy(model), examples, 0.5)
-    train_privately(model, examples, replace(TRAINING, local_steps=1), everyone, OpacusClippedSum(), task())
+    total = clipped_sum(copy.deepcopy(model), examples, clip_target(0.5, everyone.stddev, size(model)))
+    train_privately(model, examples, replace(TRAINING, local_steps=1), everyone, BookKeeping(), task())
     moved = start - torch.cat([p.detach().flatten() for p in model.parameters()])
     assert torch.allclose(moved.double(), 0.1 * total / everyone.expected_batch, atol=1e-5)
 
@@ -341,7 +376,7 @@ def test_physical_batches_change_nothing_but_float_rounding() -> None:
     for physical_batch in (1, 5, 32):
         model = tiny()
         train_privately(
-            model, examples, replace(TRAINING, physical_batch=physical_batch), MECHANISM, OpacusClippedSum(), task()
+            model, examples, replace(TRAINING, physical_batch=physical_batch), MECHANISM, BookKeeping(), task()
         )
         results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.allclose(results[0], results[2], atol=1e-6)
@@ -356,7 +391,7 @@ def test_torch_s_seed_decides_neither_noise_nor_sampling() -> None:
     models_ = [tiny(), tiny()]
     for model in models_:
         torch.manual_seed(0)
-        train_privately(model, examples, TRAINING, MECHANISM, OpacusClippedSum(), task(seed=None))
+        train_privately(model, examples, TRAINING, MECHANISM, BookKeeping(), task(seed=None))
     assert not torch.equal(models_[0][0].weight, models_[1][0].weight)
 
 
@@ -364,24 +399,26 @@ def test_a_seed_repeats_the_round_bit_for_bit() -> None:
     examples = data(Shape((5,), 1), 32)
     models_ = [tiny(), tiny()]
     for model in models_:
-        train_privately(model, examples, TRAINING, MECHANISM, OpacusClippedSum(), task(seed=3))
+        train_privately(model, examples, TRAINING, MECHANISM, BookKeeping(), task(seed=3))
     assert all(torch.equal(a, b) for a, b in zip(*(m.parameters() for m in models_), strict=True))
 
 
 # -- layers whose records cannot be told apart
 
 
-def test_batch_norm_is_refused_before_training() -> None:
+@pytest.mark.parametrize("engine_of", ENGINES)
+def test_batch_norm_is_refused_before_training(engine_of: Callable[[], ClippedSum]) -> None:
     model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
     with pytest.raises(UnsupportedModel, match="GroupNorm instead of BatchNorm"):
-        OpacusClippedSum().attach(model)
+        engine_of().attach(model)
 
 
-def test_tied_parameters_are_refused_by_name() -> None:
+@pytest.mark.parametrize("engine_of", ENGINES)
+def test_tied_parameters_are_refused_by_name(engine_of: Callable[[], ClippedSum]) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight
     with pytest.raises(UnsupportedModel, match=r"1\.weight and 0\.weight"):
-        OpacusClippedSum().attach(model)
+        engine_of().attach(model)
 
 
 class Unused(nn.Module):
@@ -394,9 +431,10 @@ class Unused(nn.Module):
         return self.used(features)
 
 
-def test_a_parameter_without_a_gradient_is_refused_by_name() -> None:
+@pytest.mark.parametrize("engine_of", ENGINES)
+def test_a_parameter_without_a_gradient_is_refused_by_name(engine_of: Callable[[], ClippedSum]) -> None:
     with pytest.raises(UnsupportedModel, match=r"idle\.weight"):
-        clipped_sum(Unused(), data(Shape((5,), 1), 4), 1.0)
+        clipped_sum(Unused(), data(Shape((5,), 1), 4), 1.0, engine_of)
 
 
 # -- FedProx under privacy
@@ -409,7 +447,7 @@ def test_the_proximal_pull_is_outside_of_the_clipped_sum() -> None:
     free, held = tiny(), tiny()
     start = torch.cat([p.detach().flatten() for p in free.parameters()])
     for model, proximal_mu in ((free, 0.0), (held, 5.0)):
-        train_privately(model, examples, TRAINING, never, OpacusClippedSum(), task(proximal_mu=proximal_mu))
+        train_privately(model, examples, TRAINING, never, BookKeeping(), task(proximal_mu=proximal_mu))
     distances = [
         float((torch.cat([p.detach().flatten() for p in model.parameters()]) - start).norm()) for model in (free, held)
     ]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from proposals import EXACTLY
@@ -18,7 +17,8 @@ from lepton_fl.models.mlp import Mlp
 from lepton_fl.models.shape import Shape
 from lepton_fl.privacy.randomness import Randomness, Stream
 from lepton_fl.privacy.rounds_spent import InMemory
-from lepton_fl.training.clipped_sum import OpacusClippedSum
+from lepton_fl.training.bookkeeping.engine import BookKeeping
+from lepton_fl.training.clipped_sum import ClippedSum, OpacusClippedSum
 from lepton_fl.training.examples import Examples
 from lepton_fl.training.private import Draws, Mechanism
 from lepton_fl.training.self_test import (
@@ -38,18 +38,19 @@ SETTINGS = [(1.0, 17.45), (1.0, 0.5), (0.25, 1.1), (0.01, 0.8), (0.01, 300.0)]
 class Halved(Stream):
     """Noise of half the standard deviation."""
 
-    def normal(self, count: int) -> npt.NDArray[np.float64]:
-        return super().normal(count) / 2
+    def normal_(self, out: Tensor) -> None:
+        super().normal_(out)
+        out /= 2
 
 
-class Unclipped(OpacusClippedSum):
+class Unclipped(BookKeeping):
     """An engine that was told of a bound and does not keep it."""
 
     def add(self, batch: Examples, clipping_norm: float, out: Tensor, owners: Tensor | None = None) -> None:
         super().add(batch, 1e12 * clipping_norm, out, owners)
 
 
-class ClippedPerBatch(OpacusClippedSum):
+class ClippedPerBatch(BookKeeping):
     """Clips the sum of a batch, not each record: the bound holds for one record and for no two."""
 
     def add(self, batch: Examples, clipping_norm: float, out: Tensor, owners: Tensor | None = None) -> None:
@@ -61,10 +62,10 @@ class ClippedPerBatch(OpacusClippedSum):
 class NoiseForSome(Stream):
     """The last tenth of the coordinates stays without noise, the others have a little more."""
 
-    def normal(self, count: int) -> npt.NDArray[np.float64]:
-        out = super().normal(count) * np.sqrt(10 / 9)
-        out[count - count // 10 :] = 0.0
-        return out
+    def normal_(self, out: Tensor) -> None:
+        super().normal_(out)
+        out *= math.sqrt(10 / 9)
+        out[len(out) - len(out) // 10 :] = 0.0
 
 
 def model() -> nn.Module:
@@ -81,11 +82,11 @@ def check(
     claimed: Mechanism,
     seed: int = 0,
     run: Mechanism | None = None,
-    engine: OpacusClippedSum | None = None,
+    engine: ClippedSum | None = None,
     noise: type[Stream] = Stream,
 ) -> None:
     source = Randomness(seed)
-    as_run = AsRun(run or claimed, engine or OpacusClippedSum(), draws(source, noise))
+    as_run = AsRun(run or claimed, engine or BookKeeping(), draws(source, noise))
     check_mechanism(model(), Claimed(claimed, SHAPE), as_run, source.stream("canaries"))
 
 
@@ -102,6 +103,10 @@ def test_a_sound_mechanism_passes_time_after_time(sampling_rate: float, noise_mu
     claimed = replace(SOUND, sampling_rate=sampling_rate, noise_multiplier=noise_multiplier)
     for seed in range(times):
         check(claimed, seed)
+
+
+def test_a_sound_mechanism_passes_with_the_reference_too() -> None:
+    check(SOUND, engine=OpacusClippedSum())
 
 
 @pytest.mark.parametrize(("sampling_rate", "noise_multiplier"), SETTINGS)
@@ -121,7 +126,7 @@ def test_clipping_that_is_off_is_stopped(clipping_norm: float) -> None:
 
 
 def test_clipping_a_batch_instead_of_each_record_is_stopped() -> None:
-    engine: OpacusClippedSum = ClippedPerBatch()
+    engine: BookKeeping = ClippedPerBatch()
     assert refused(SOUND, engine=engine) in ("clipping", "sampling rate", "canaries")
 
 
@@ -161,7 +166,7 @@ def test_the_model_is_left_as_it_was_found() -> None:
     own = model()
     before = {name: value.clone() for name, value in own.state_dict().items()}
     source = Randomness(0)
-    as_run = AsRun(SOUND, OpacusClippedSum(), draws(source))
+    as_run = AsRun(SOUND, BookKeeping(), draws(source))
     check_mechanism(own, Claimed(SOUND, SHAPE), as_run, source.stream("canaries"))
     assert all(torch.equal(value, before[name]) for name, value in own.state_dict().items())
     assert all(parameter.grad is None for parameter in own.parameters())
@@ -170,7 +175,7 @@ def test_the_model_is_left_as_it_was_found() -> None:
 # -- where subjects are protected
 
 
-class EachForItself(OpacusClippedSum):
+class EachForItself(BookKeeping):
     """Bounds records and not their owner."""
 
     def add(self, batch: Examples, clipping_norm: float, out: Tensor, owners: Tensor | None = None) -> None:
@@ -198,7 +203,7 @@ def test_drawing_records_where_subjects_are_claimed_is_stopped() -> None:
 
 
 def program(claimed: Claimed | None, mechanism: Mechanism = SOUND) -> ClientProgram:
-    training = Training(1, 0.25, 0.1, 1.0, 0.0, 0.0, 8)
+    training = Training(1, 0.25, 0.1, 1.0, 0.0, 0.0, 8, "sgd")
     return ClientProgram(model(), SHAPE.outputs, training, mechanism, 5, Randomness(3), EXACTLY, claimed)
 
 

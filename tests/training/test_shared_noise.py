@@ -20,7 +20,7 @@ from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.privacy.skellam import table
 from lepton_fl.privacy.skellam_bounds import rounded_norm
 from lepton_fl.privacy.units import RecordPrivacy
-from lepton_fl.training.clipped_sum import OpacusClippedSum
+from lepton_fl.training.bookkeeping.engine import BookKeeping
 from lepton_fl.training.examples import Examples
 from lepton_fl.training.local import LocalTask
 from lepton_fl.training.private import Mechanism, train_privately
@@ -46,6 +46,7 @@ TRAINING = Training(
     momentum=0.5,
     weight_decay=0.1,
     physical_batch=4,
+    optimizer="sgd",
 )
 PRIVACY = RecordPrivacy(epsilon=1.0, delta=1e-4, clipping_norm=0.5)
 COHORT = Cohort(institutions=4, honest=2, expected_batch=40.0)
@@ -72,11 +73,11 @@ def draws(name: str, seed: int | None = 0) -> SharedDraws:
 
 
 def released(examples: Examples, claimed: SharedMechanism, name: str = "elm") -> npt.NDArray[np.int64]:
-    return release(model(), examples, claimed, OpacusClippedSum(), draws(name), 4)
+    return release(model(), examples, claimed, BookKeeping(), draws(name), 4)
 
 
 def clipped(examples: Examples, norm: float) -> npt.NDArray[np.float64]:
-    engine, net = OpacusClippedSum(), model()
+    engine, net = BookKeeping(), model()
     out = torch.zeros(PARAMETERS, dtype=torch.float64)
     engine.attach(net)
     engine.add(examples, norm, out)
@@ -137,7 +138,7 @@ def test_unseeded_releases_differ_in_every_way() -> None:
 
 def test_a_model_of_another_size_is_refused_before_a_record_is_read() -> None:
     with pytest.raises(ValueError, match="made for 30 parameters, the model has 29"):
-        release(model(), data(3), mechanism(parameters=30), OpacusClippedSum(), draws("elm"), 4)
+        release(model(), data(3), mechanism(parameters=30), BookKeeping(), draws("elm"), 4)
 
 
 @given(
@@ -247,7 +248,7 @@ def test_the_server_takes_the_step_that_every_institution_would_have_taken() -> 
     apply(shared, np.asarray(total), made, TRAINING, 3)
     whole = Examples(torch.cat([part.features for part in parts]), torch.cat([part.labels for part in parts]))
     quiet = Mechanism(1e-6, made.clipping_norm, 1.0, made.expected_batch)
-    train_privately(pooled, whole, TRAINING, quiet, OpacusClippedSum(), LocalTask(3, 0.7, Randomness(0)))
+    train_privately(pooled, whole, TRAINING, quiet, BookKeeping(), LocalTask(3, 0.7, Randomness(0)))
     start = dict(model().named_parameters())
     for name, parameter in pooled.named_parameters():
         other = dict(shared.named_parameters())[name]
@@ -263,6 +264,12 @@ def test_the_step_leaves_no_gradient_behind_and_a_wrong_sum_is_refused() -> None
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     apply(net, np.zeros(29, dtype=np.int64), made, TRAINING, 1)
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_an_optimizer_that_keeps_signs_alone_is_refused_with_the_reason() -> None:
+    adam = replace(TRAINING, momentum=0.0, optimizer="adam")
+    with pytest.raises(ConfigError, match=r"keeps the signs alone; nothing was trained; set training\.optimizer=sgd"):
+        refuse_several_steps(adam)
 
 
 def test_several_local_steps_are_refused_with_the_reason() -> None:

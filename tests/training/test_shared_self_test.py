@@ -15,7 +15,7 @@ from lepton_fl.models.shape import Shape
 from lepton_fl.privacy.accounting import Schedule
 from lepton_fl.privacy.randomness import Randomness, Stream
 from lepton_fl.privacy.units import RecordPrivacy
-from lepton_fl.training.clipped_sum import OpacusClippedSum
+from lepton_fl.training.bookkeeping.engine import BookKeeping
 from lepton_fl.training.examples import Examples
 from lepton_fl.training.self_test import UnsoundMechanism
 from lepton_fl.training.shared_noise import Cohort, SharedDraws, SharedMechanism, calibrate_shared
@@ -24,7 +24,7 @@ from lepton_fl.training.shared_self_test import SharedAsRun, check_shared_mechan
 SHAPE = Shape((5,), 3)
 
 
-class Unclipped(OpacusClippedSum):
+class Unclipped(BookKeeping):
     """An engine that was told of a bound and does not keep it."""
 
     def add(self, batch: Examples, clipping_norm: float, out: Tensor, owners: Tensor | None = None) -> None:
@@ -55,13 +55,13 @@ def check(
     claimed: SharedMechanism,
     seed: int = 0,
     run: SharedMechanism | None = None,
-    engine: OpacusClippedSum | None = None,
+    engine: BookKeeping | None = None,
     noise: type[Stream] = Stream,
 ) -> None:
     source = Randomness(seed)
     key = source.stream("key").words(4).tobytes()
     draws = SharedDraws(source.stream("sampling"), source.stream("rounding"), noise(key))
-    as_run = SharedAsRun(run or claimed, engine or OpacusClippedSum(), draws)
+    as_run = SharedAsRun(run or claimed, engine or BookKeeping(), draws)
     check_shared_mechanism(model(), claimed, SHAPE, as_run, source.stream("canaries"))
 
 

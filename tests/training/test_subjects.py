@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lepton_fl.privacy.randomness import Randomness
-from lepton_fl.training.clipped_sum import OpacusClippedSum, _averaged
+from lepton_fl.training.bookkeeping.engine import BookKeeping
+from lepton_fl.training.clipped_sum import ClippedSum, OpacusClippedSum, _averaged
 from lepton_fl.training.examples import Examples, per_record_loss
 from lepton_fl.training.private import Draws, Mechanism, take_step
 from lepton_fl.training.subjects import drawn_records, drawn_subjects, most_records_of_a_subject
@@ -36,8 +38,13 @@ def sampling(seed: int = 0) -> Draws:
     return Draws(source.stream("sampling"), source.stream("noise"))
 
 
-def clipped_sum(batch: Examples, owners: Tensor | None, clipping_norm: float) -> Tensor:
-    model, engine = tiny(), OpacusClippedSum()
+ENGINES = [BookKeeping, OpacusClippedSum]
+
+
+def clipped_sum(
+    batch: Examples, owners: Tensor | None, clipping_norm: float, engine_of: Callable[[], ClippedSum] = BookKeeping
+) -> Tensor:
+    model, engine = tiny(), engine_of()
     out = torch.zeros(sum(p.numel() for p in model.parameters()), dtype=torch.float64)
     engine.attach(model)
     try:
@@ -70,10 +77,13 @@ def by_hand(batch: Examples, clipping_norm: float) -> Tensor:
 # -- the contribution
 
 
+@pytest.mark.parametrize("engine_of", ENGINES)
 @pytest.mark.parametrize("clipping_norm", [0.1, 100.0])
-def test_the_sum_is_that_of_each_subjects_clipped_mean_by_batch_of_one_autograd(clipping_norm: float) -> None:
+def test_the_sum_is_that_of_each_subjects_clipped_mean_by_batch_of_one_autograd(
+    clipping_norm: float, engine_of: Callable[[], ClippedSum]
+) -> None:
     batch = data([0, 0, 0, 1, 2, 2])
-    found = clipped_sum(batch, batch.subjects, clipping_norm)
+    found = clipped_sum(batch, batch.subjects, clipping_norm, engine_of)
     assert torch.allclose(found, by_hand(batch, clipping_norm), rtol=1e-4, atol=1e-6)
 
 
@@ -86,10 +96,11 @@ def test_a_subject_moves_the_sum_by_no_more_than_the_clipping_norm(
     assert float(clipped_sum(batch, batch.subjects, clipping_norm).norm()) <= clipping_norm * (1 + 1e-5)
 
 
-def test_with_one_record_each_the_step_is_that_of_records_bit_for_bit() -> None:
+@pytest.mark.parametrize("engine_of", ENGINES)
+def test_with_one_record_each_the_step_is_that_of_records_bit_for_bit(engine_of: Callable[[], ClippedSum]) -> None:
     batch, model, releases = data(list(range(32))), tiny(), []
     for most in (None, 1, 7):
-        engine = OpacusClippedSum()
+        engine = engine_of()
         engine.attach(model)
         mechanism = replace(MECHANISM, sampling_rate=0.5, records_per_subject=most)
         releases.append(take_step(batch, mechanism, engine, sampling(), (model, 7)))
@@ -98,20 +109,24 @@ def test_with_one_record_each_the_step_is_that_of_records_bit_for_bit() -> None:
     assert torch.equal(releases[0], releases[2])
 
 
-def test_copies_of_a_record_add_no_more_than_the_record() -> None:
+@pytest.mark.parametrize("engine_of", ENGINES)
+def test_copies_of_a_record_add_no_more_than_the_record(engine_of: Callable[[], ClippedSum]) -> None:
     one = data([0])
     many = Examples(one.features.repeat(16, 1), one.labels.repeat(16), torch.zeros(16, dtype=torch.int64))
-    expected = clipped_sum(one, None, 0.5)
-    assert torch.allclose(clipped_sum(many, many.subjects, 0.5), expected, rtol=1e-5, atol=1e-7)
+    expected = clipped_sum(one, None, 0.5, engine_of)
+    assert torch.allclose(clipped_sum(many, many.subjects, 0.5, engine_of), expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("engine_of", ENGINES)
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), 3e38])
-def test_a_broken_record_costs_its_own_subject_and_nobody_else(poison: float) -> None:
+def test_a_broken_record_costs_its_own_subject_and_nobody_else(
+    poison: float, engine_of: Callable[[], ClippedSum]
+) -> None:
     batch = data([0, 0, 1, 1])
     batch.features[1, 2] = poison
-    found = clipped_sum(batch, batch.subjects, 0.5)
+    found = clipped_sum(batch, batch.subjects, 0.5, engine_of)
     others = batch.at(torch.tensor([2, 3]))
-    rest = clipped_sum(others, torch.tensor([0, 0]), 0.5)
+    rest = clipped_sum(others, torch.tensor([0, 0]), 0.5, engine_of)
     assert torch.isfinite(found).all()
     assert float((found - rest).norm()) <= 0.5 * (1 + 1e-5)
 

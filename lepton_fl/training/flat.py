@@ -1,0 +1,59 @@
+"""A model's parameters as one vector of d numbers, in the model's order: what is clipped, noised and stepped along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from lepton_fl.training.device import device_of
+
+
+class StepVectors:
+    """The vectors of d numbers that private steps work in, made once a round: a gradient, and seldom a wider sum."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._gradient = torch.zeros(size(model), device=device_of(model))
+        self._wide: Tensor | None = None
+        self._views = list(_parts(_trained(model), self._gradient))
+
+    def zeros(self, dtype: torch.dtype) -> Tensor:
+        """A vector to add a step's sum up in, all zero: of float32 the gradient itself, else one of float64."""
+        if dtype is torch.float32:
+            return self._gradient.zero_()
+        if self._wide is None:
+            self._wide = torch.empty_like(self._gradient, dtype=torch.float64)
+        return self._wide.zero_()
+
+    def take(self, place: slice, numbers: Tensor, scale: float) -> None:
+        """This part of the gradient is so many numbers, float64, times `scale`; they are changed."""
+        self._gradient[place].copy_(numbers.mul_(scale))
+
+    def give(self) -> None:
+        """Each trained parameter has its part of the gradient, as a view where it is of float32."""
+        for parameter, part in self._views:
+            parameter.grad = part if part.dtype is parameter.dtype else part.to(parameter.dtype)
+
+
+def size(model: nn.Module) -> int:
+    """How many parameters of a model are trained."""
+    return sum(parameter.numel() for parameter in _trained(model))
+
+
+def set_gradients(model: nn.Module, flat: Tensor) -> None:
+    """Give each trained parameter its part of one vector [d], parameters in the model's order."""
+    for parameter, part in _parts(_trained(model), flat):
+        parameter.grad = part.to(parameter.dtype)
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _parts(trained: list[nn.Parameter], flat: Tensor) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """Each parameter with its part of a vector, as a view in its shape."""
+    start = 0
+    for parameter in trained:
+        yield parameter, flat[start : start + parameter.numel()].view_as(parameter)
+        start += parameter.numel()
