@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -264,6 +264,12 @@ def compared(name: str, executor: str = "auto") -> dict[str, object]:
     }
 
 
+def _peak_mb() -> float:
+    """The most this process had in memory; `ru_maxrss` would be its parent's, if that had more."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
+
+
 def grown(institutions: int, cohort: int, rounds: int, name: str = "W2") -> dict[str, object]:
     """So many rounds of so many institutions in this process; peak memory after the first and after the last."""
     product = Product(WORKLOADS[name], max(SITES, institutions), cohort, Asked("lowered", None, 1))
@@ -272,7 +278,7 @@ def grown(institutions: int, cohort: int, rounds: int, name: str = "W2") -> dict
         began = time.process_time()
         product.round(number)
         cpu.append(time.process_time() - began)
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        peaks.append(_peak_mb())
     later = cpu[1:] or cpu
     return {
         "workload": name,

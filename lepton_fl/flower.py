@@ -52,6 +52,7 @@ __all__ = [
     "Run",
     "ServerApp",
     "as_the_node",
+    "config_of",
     "enter_run",
     "received",
     "strategies",
@@ -74,6 +75,15 @@ def enter_run(run_id: int) -> Run:
     TaskIdentity.node_id = COORDINATOR_NODE_ID
     TaskIdentity.task_id = 1
     return Run.create_empty(run_id)
+
+
+def config_of(content: RecordDict) -> ConfigRecord:
+    """The settings of an instruction; raises `KeyError` where it has none."""
+    # Without Flower's views of a content's records, which are made anew whenever they are asked for.
+    found = content["config"]
+    if not isinstance(found, ConfigRecord):
+        raise KeyError("config")
+    return found
 
 
 @contextmanager

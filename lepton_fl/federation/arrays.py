@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from lepton_fl.federation.codec import LARGEST_HEADER, BadMessage, read_header
-from lepton_fl.flower import Array, ArrayRecord
+from lepton_fl.federation.codec import LARGEST_HEADER, BadMessage, array_of, read_header
+from lepton_fl.flower import ArrayRecord
 
 Template = Mapping[str, tuple[int, ...]]
 """Every parameter's name and shape; all are float32."""
@@ -33,7 +33,7 @@ def template_of(model: nn.Module) -> Template:
 
 def to_arrays(model: nn.Module) -> ArrayRecord:
     """The model's values, as Flower carries them."""
-    return ArrayRecord({name: Array(tensor.detach().cpu().numpy()) for name, tensor in model.state_dict().items()})
+    return ArrayRecord({name: array_of(tensor.detach().cpu().numpy()) for name, tensor in model.state_dict().items()})
 
 
 def load_arrays(model: nn.Module, arrays: ArrayRecord) -> None:
@@ -42,8 +42,11 @@ def load_arrays(model: nn.Module, arrays: ArrayRecord) -> None:
     Raises:
         BadArrays: names, shapes or types differ from the model's, or a value is not finite.
     """
-    values = checked(arrays, template_of(model))
-    model.load_state_dict({name: torch.from_numpy(value) for name, value in values.items()})
+    state = model.state_dict()
+    values = checked(arrays, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    with torch.no_grad():
+        for name, tensor in state.items():  # which share their memory with the model
+            tensor.copy_(torch.from_numpy(values[name]))
 
 
 def checked(arrays: ArrayRecord, template: Template) -> dict[str, npt.NDArray[np.float32]]:

@@ -17,7 +17,7 @@ from lepton_fl.evaluation.loss import summed_loss
 from lepton_fl.federation.arrays import load_arrays, to_arrays
 from lepton_fl.federation.evaluating import Evaluating, Tables
 from lepton_fl.federation.histograms import to_record
-from lepton_fl.flower import ClientApp, Context, Message, MetricRecord, RecordDict
+from lepton_fl.flower import ClientApp, Context, Message, MetricRecord, RecordDict, config_of
 from lepton_fl.models.shape import Shape
 from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.privacy.rounds_spent import RoundsSpent
@@ -252,7 +252,7 @@ def counted_as_loaded(program: ClientProgram, site: Site, round: int) -> Counted
 
 def local_task(program: ClientProgram, site: Site, message: Message) -> LocalTask:
     """What the message asks this institution to train; raises `ValueError` for a number that is none."""
-    config = message.content.config_records["config"]
+    config = config_of(message.content)
     round = config["server-round"]
     proximal_mu = config.get("proximal-mu", 0.0)
     # The server's message is input like any other: a wrong number is refused, not trained with.

@@ -1,8 +1,8 @@
 """CohortGrid: a simulated federation whose cohort is trained together, by an executor, in chunks.
 
 Each institution pays for its round, trains on its own streams and answers, or fails, as if it were asked by itself; the
-instruction goes through its bytes once for all. For a strategy that needs the mean only there is one reply that holds
-it, as `SecureGrid` makes one, and single models are in memory one chunk at a time.
+instruction is checked once for all, and becomes bytes to be told how many they are. For a strategy that needs the mean
+only there is one reply that holds it, as `SecureGrid` makes one, and single models are in memory one chunk at a time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from uuid import uuid4
 
 from torch import Tensor
 
@@ -24,9 +23,9 @@ from lepton_fl.federation.client_app import (
     task_of_training,
     told_of_training,
 )
-from lepton_fl.federation.codec import BadMessage, Route, decode, encode
+from lepton_fl.federation.codec import BadMessage, encode
 from lepton_fl.federation.fold import Fold, Folding, arrays_of
-from lepton_fl.federation.local_grid import LOCAL_RUN, LocalGrid, Unwatched, Watch, reason_of, unknown
+from lepton_fl.federation.local_grid import LocalGrid, Unwatched, Watch, reason_of, unknown
 from lepton_fl.federation.secure_grid import COHORT, NAMES
 from lepton_fl.flower import (
     CLIENT_APP_RAISED,
@@ -37,6 +36,7 @@ from lepton_fl.flower import (
     MessageType,
     MetricRecord,
     RecordDict,
+    config_of,
 )
 from lepton_fl.privacy.rounds_spent import RoundsSpent
 from lepton_fl.strategies.strategy import WEIGHT_KEY
@@ -99,16 +99,14 @@ class CohortGrid(LocalGrid):
         with self._watch.turns(names, first):
             try:
                 sent = encode(first)
-                route = Route(LOCAL_RUN, first.metadata.src_node_id, first.metadata.dst_node_id, message_id=uuid4().hex)
-                instruction = decode(sent, route)
                 with self._watch.computing(first):
-                    load_arrays(self._federated.program.model, instruction.content.array_records["arrays"])
+                    load_arrays(self._federated.program.model, first.content.array_records["arrays"])
             except (BadMessage, BadArrays, KeyError) as error:  # which nobody can read
                 yield from (self._failure(message, error) for message in messages)
                 return
             answer = self._train if first.metadata.message_type == MessageType.TRAIN else self._evaluate
             with self._watch.computing(first):
-                replies = list(answer(instruction, messages))
+                replies = list(answer(first, messages))
             self._watch.carried(sent.size() * len(messages), _bytes_up(replies, len(messages)))
             yield from replies
 
@@ -213,7 +211,7 @@ class _Waiting:
 
 
 def _round(instruction: Message) -> int:
-    return int(str(instruction.content.config_records["config"]["server-round"]))
+    return int(str(config_of(instruction.content)["server-round"]))
 
 
 def _bytes_up(replies: Sequence[Message], asked: int) -> int:

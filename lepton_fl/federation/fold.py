@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from lepton_fl.federation.arrays import LARGEST_VALUE, BadArrays, Template
+from lepton_fl.federation.codec import array_of
 from lepton_fl.federation.cohort_release import CohortRelease, clipped
-from lepton_fl.flower import Array, ArrayRecord
+from lepton_fl.flower import ArrayRecord
 from lepton_fl.privacy.noise import clip_target
 
 _BLOCK = 1 << 16  # values taken to float64 at once, which stay in a core's cache
@@ -69,7 +70,8 @@ class Fold:
             total: float32 [d], the sum of weight * (model - the one sent out).
             weight: of all of them, each within the cap.
         """
-        self._total.add_(total.to(torch.float64))
+        for part, own in zip(total.split(_BLOCK), self._total.split(_BLOCK), strict=True):
+            own.add_(self._room[: len(part)].copy_(part))
         self._weight += weight
         self._moved += weight
 
@@ -81,9 +83,14 @@ class Fold:
         """
         template, release = self._folding.template, self._folding.release
         if release is None:
-            if self._moved:
-                self._total.add_(self._before.to(torch.float64), alpha=self._moved)
-            return arrays_of(self._total.div_(self._weight), template), self._weight
+            mean = torch.empty_like(self._before)
+            for out, before, total in zip(
+                *(one.split(_BLOCK) for one in (mean, self._before, self._total)), strict=True
+            ):
+                if self._moved:
+                    total.add_(self._room[: len(before)].copy_(before), alpha=self._moved)
+                out.copy_(total.div_(self._weight))
+            return arrays_of(mean, template), self._weight
         parts = dict(zip(template, self._total.split([math.prod(shape) for shape in template.values()]), strict=True))
         total = torch.cat([parts[name] for name in sorted(parts)])
         return release.of_sum(total.numpy(), arrays, round), 1
@@ -103,5 +110,5 @@ def arrays_of(values: Tensor, template: Template) -> ArrayRecord:
     """A flat state as float32 arrays, named and ordered as the template."""
     parts = values.to(torch.float32).split([math.prod(shape) for shape in template.values()])
     return ArrayRecord(
-        {name: Array(part.numpy().reshape(template[name])) for name, part in zip(template, parts, strict=True)}
+        {name: array_of(part.numpy().reshape(template[name])) for name, part in zip(template, parts, strict=True)}
     )

@@ -20,6 +20,7 @@ import numpy as np
 from lepton_fl.errors import TrainingFailed
 from lepton_fl.fairness.steering import Steering
 from lepton_fl.federation.arrays import LARGEST_VALUE, is_in_range
+from lepton_fl.federation.codec import array_of, values_of
 from lepton_fl.federation.cohort_release import CohortRelease
 from lepton_fl.federation.contract import COHORT_KEY, CONTRACT_KEY
 from lepton_fl.federation.evaluating import SCORES
@@ -36,15 +37,16 @@ from lepton_fl.federation.replies import (
 )
 from lepton_fl.flower import (
     AggregationError,
-    Array,
     ArrayRecord,
     ConfigRecord,
     Grid,
     InconsistentMessageReplies,
     Message,
     MetricRecord,
+    config_of,
     strategies,
 )
+from lepton_fl.strategies.mean_of_one import aggregated
 from lepton_fl.strategies.state import restore, state_of
 from lepton_fl.training.weights import WEIGHTS_KEY
 
@@ -156,7 +158,7 @@ class Rounds(strategies.Strategy):
         try:
             # Hostile but finite values may overflow inside; what comes out is checked below.
             with np.errstate(over="ignore", invalid="ignore"):
-                arrays, metrics = self._inner.aggregate_train(server_round, usable)
+                arrays, metrics = aggregated(self._inner, server_round, usable)
         except (AggregationError, InconsistentMessageReplies) as error:
             raise TrainingFailed(
                 f"round {server_round} could not be aggregated: {error}; the model of round {server_round - 1} is "
@@ -221,8 +223,7 @@ class Rounds(strategies.Strategy):
 
     def _say_under_what(self, messages: Sequence[Message]) -> None:
         """Each instruction names the contract it is part of, and how many institutions are asked with it."""
-        for message in messages:
-            config = message.content.config_records["config"]
+        for config in _configs(messages):
             config[COHORT_KEY] = len(messages)
             if self._run.contract is not None:
                 config[CONTRACT_KEY] = self._run.contract
@@ -231,8 +232,8 @@ class Rounds(strategies.Strategy):
         """How much each group's records count in this round, where the training is steered."""
         weights = None if self._run.steering is None else self._run.steering.weights()
         if weights is not None:
-            for message in messages:
-                message.content.config_records["config"][WEIGHTS_KEY] = weights.ravel().tolist()
+            for config in _configs(messages):
+                config[WEIGHTS_KEY] = weights.ravel().tolist()
 
     def _note_asked(self, messages: Iterable[Message]) -> None:
         """Remember whose replies are wanted; all others are refused."""
@@ -271,11 +272,19 @@ class Rounds(strategies.Strategy):
 
     def _as_float32(self, arrays: ArrayRecord, server_round: int) -> ArrayRecord:
         """Flower's adaptive strategies return float64; the model, and every reply, is float32."""
+        values = {name: values_of(array) for name, array in arrays.items()}
         with np.errstate(over="ignore"):
-            values = {name: array.numpy().astype(np.float32, copy=False) for name, array in arrays.items()}
-        if not all(map(is_in_range, values.values())):
+            narrowed = {name: one.astype(np.float32) for name, one in values.items() if one.dtype != np.float32}
+        if not all(map(is_in_range, (values | narrowed).values())):
             raise TrainingFailed(
                 f"the model of round {server_round} has values that are not finite or beyond {LARGEST_VALUE:g}; the "
                 f"model of round {server_round - 1} is the last good one; lower the learning rates"
             )
-        return ArrayRecord({name: Array(value) for name, value in values.items()})
+        made = {name: array_of(value) for name, value in narrowed.items()}
+        return ArrayRecord({name: made.get(name, array) for name, array in arrays.items()}) if made else arrays
+
+
+def _configs(messages: Sequence[Message]) -> list[ConfigRecord]:
+    """Each instruction's settings once: a strategy sends one instruction to many."""
+    contents = {id(message.content): message.content for message in messages}
+    return [config_of(content) for content in contents.values()]

@@ -48,21 +48,28 @@ class Normals:
         Args:
             random: writes so many independent uniform bytes to the beginning of the memory it is given.
         """
-        if len(out) > PAIRS:
+        if out.shape[0] > PAIRS:
             for part in out.split(2 * PAIRS):
                 self._draw(part, random)
             return
-        while len(out):
-            if self._used == len(self._reserve):
-                count = max(len(out), min(2 * len(self._reserve), 2 * PAIRS))
-                if count != len(self._reserve):
-                    self._reserve = torch.empty(count, dtype=torch.float64)
-                self._used = 0
-                self._draw(self._reserve, random)
-            given = self._reserve[self._used : self._used + len(out)]
-            out[: len(given)].copy_(given)
-            self._used += len(given)
-            out = out[len(given) :]
+        while wanted := out.shape[0]:
+            there = self._reserve.shape[0] - self._used
+            if not there:
+                there = self._refill(wanted, random)
+            given = min(wanted, there)
+            now, out = (out, out[:0]) if given == wanted else (out[:given], out[given:])
+            now.copy_(self._reserve.narrow(0, self._used, given))
+            self._used += given
+
+    def _refill(self, wanted: int, random: Callable[[bytearray, int], None]) -> int:
+        """New numbers in the reserve, which has room for twice as many as before; how many they are."""
+        held = self._reserve.shape[0]
+        count = max(wanted, min(2 * held, 2 * PAIRS))
+        if count != held:
+            self._reserve = torch.empty(count, dtype=torch.float64)
+        self._used = 0
+        self._draw(self._reserve, random)
+        return count
 
     def _draw(self, out: Tensor, random: Callable[[bytearray, int], None]) -> None:
         pairs = (len(out) + 1) // 2

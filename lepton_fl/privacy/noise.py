@@ -72,13 +72,14 @@ def noised_steps(clipped_sum: torch.Tensor, stddev: float, stream: Stream) -> It
         A part's place, and its numbers, float64, in memory that the next part is written to; the sum is left alone.
     """
     step = grid_step(stddev)
-    width = min(_PART, len(clipped_sum))
+    count = clipped_sum.shape[0]
+    width = min(_PART, count)
     noise = torch.empty(width, dtype=torch.float64)
     numbers = torch.empty(width, dtype=torch.float64, device=clipped_sum.device)
-    for start in range(0, len(clipped_sum), _PART):
+    for start in range(0, count, _PART):
         place = slice(start, start + _PART)
         part = clipped_sum[place]
-        own, made = noise[: len(part)], numbers[: len(part)]
+        own, made = (noise, numbers) if start + width <= count else (noise[: count - start], numbers[: count - start])
         stream.normal_(own)
         made.copy_(part).mul_(1 / step).round_().add_(own.to(part.device), alpha=stddev / step).round_()
         yield place, made

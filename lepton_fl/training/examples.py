@@ -21,7 +21,7 @@ class Examples:
     weights: Tensor | None = None  # float64 [n] in (0, 1], of its clipped gradient; None: all count 1
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self.labels.shape[0]
 
     def at(self, index: Tensor) -> Examples:
         """The records at these positions, int64 [m], in this order."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lepton_fl.federation.codec import BadMessage, Route, decode, encode
+from lepton_fl.federation.codec import BadMessage, Route, array_of, decode, encode, values_of
 from lepton_fl.flower import (
     Array,
     ArrayRecord,
@@ -155,3 +155,22 @@ def test_an_envelope_over_the_limit_is_refused_before_it_is_parsed() -> None:
 def test_a_message_without_a_body_is_refused() -> None:
     with pytest.raises(BadMessage, match="neither"):
         decode(Parts(Envelope(message_type="train").SerializeToString(), ()), ROUTE)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.bool_])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3), (2, 0, 4)])
+def test_an_array_is_made_and_read_as_flower_does(dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+    values = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype)
+    for numbers in (values, values.T):
+        made, right = array_of(numbers), Array(np.ascontiguousarray(numbers).reshape(numbers.shape))
+        assert (made.data, made.dtype, made.shape, made.stype) == (right.data, right.dtype, right.shape, right.stype)
+        assert np.array_equal(values_of(made), numbers)
+    in_columns = Array(np.array(values, order="F"))
+    assert np.array_equal(values_of(in_columns), values)
+
+
+def test_an_array_of_fewer_values_than_it_says_is_refused() -> None:
+    made = array_of(np.ones(3, dtype=np.float32))
+    made.data = made.data[:-4]
+    with pytest.raises(BadMessage, match="8 bytes of values where its header says 12"):
+        values_of(made)

@@ -159,6 +159,7 @@ def test_what_choices_are_made_with_is_taken_from_the_training_set(tmp_path: Pat
     assert sum(len(site.holdout) for site in sites) == 20
 
 
+@pytest.mark.slow
 def test_scattering_features_are_the_likeness_of_each_image_and_the_shape_says_so(tmp_path: Path) -> None:
     write_pair(tmp_path, "train", [0, 1] * 4)
     write_pair(tmp_path, "t10k", [0, 1] * 4)

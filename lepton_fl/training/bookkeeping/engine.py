@@ -243,7 +243,7 @@ def _add_clipped(
         norms = _norms(pieces)
         if not _are_sound(norms, clipping_norm):
             return _sound(norms, clipping_norm, None)[owners]
-    factors = clipping_norm / norms.clamp(min=clipping_norm)
+    factors = norms.clamp(min=clipping_norm).reciprocal_().mul_(clipping_norm)
     if weights is not None:
         factors = factors * weights.to(factors.device)
     if flat is not out:

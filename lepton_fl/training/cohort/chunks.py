@@ -121,21 +121,23 @@ def all_steps(
         index: of each member, the positions in each of its batches; as many batches for all.
         gains: float64 [members, 1], by which a record's weight is multiplied.
     """
-    sizes = [max(len(steps[number]) for steps in index) for number in range(len(index[0]))]
+    counts = torch.tensor([[len(one) for one in steps] for steps in index])
+    sizes: list[int] = counts.amax(0).tolist()
     rows = (len(members), sum(sizes))
     features = torch.empty(*rows, *members[0].features.shape[1:], dtype=members[0].features.dtype)
-    labels, shares = torch.empty(rows, dtype=torch.int64), torch.zeros(rows)
+    labels = torch.empty(rows, dtype=torch.int64)
+    weights = torch.ones(rows)
     for row, (examples, steps) in enumerate(zip(members, index, strict=True)):
         places = _padded(steps, sizes)
         torch.index_select(examples.features, 0, places, out=features[row])
         torch.index_select(examples.labels, 0, places, out=labels[row])
-        start = 0
-        for one, size in zip(steps, sizes, strict=True):
-            now = slice(start, start + len(one))
-            shares[row, now] = 1.0 / len(one)
-            if examples.weights is not None:
-                shares[row, now] *= (gains[row].cpu() * examples.weights.index_select(0, one)).to(torch.float32)
-            start += size
+        if examples.weights is not None:
+            weights[row] = (gains[row].cpu() * examples.weights.index_select(0, places)).to(torch.float32)
+    each = torch.tensor(sizes)
+    # Which of its step's records each is, and how many there are of each member.
+    place = torch.cat([torch.arange(size) for size in sizes])
+    own = counts.repeat_interleave(each, dim=1)
+    shares = torch.where(place < own, weights / own, 0.0)
     return Records(features.to(device), labels.to(device), shares.to(device), sizes)
 
 

@@ -30,6 +30,7 @@ class Steps:
         self.values, self.gradient = start, room[1]
         self._stacked = _Stacked(self._room)
         self._optimizer = training.make_optimizer(self._stacked, task.round)
+        self._narrow = torch.empty(0)
         self.descent = descent_of(training, task)  # None: an optimizer's memory is needed
 
     def take(self) -> None:
@@ -41,6 +42,29 @@ class Steps:
         self._stacked.values.grad = self.gradient
         self._optimizer.step()
         self.values = self._room
+
+    def take_part(self, row: int, place: slice, numbers: Tensor, scale: float) -> None:
+        """One member's step along this part of its gradient, `numbers` times `scale`; `taken` ends the step of all."""
+        descent = self.descent
+        if descent is None:
+            self.gradient[row, place].copy_(numbers).mul_(scale)
+            return
+        if len(self._narrow) < len(numbers):
+            self._narrow = torch.empty(len(numbers), device=self._start.device)
+        part, start, after = self._narrow[: len(numbers)].copy_(numbers), self._start[place], self._room[row, place]
+        before = start if self.values is self._start else after
+        if descent.keep != 1.0:
+            before = torch.mul(before, descent.keep, out=after)
+        torch.add(before, part, alpha=-descent.rate * scale, out=after)
+        if descent.back:
+            after.add_(start, alpha=descent.back)
+
+    def taken(self) -> None:
+        """Every part of every member was told of."""
+        if self.descent is None:
+            self.take()
+        else:
+            self.values = self._room
 
     def descending(self) -> Tensor:
         """Where the values of after a descent are to be put."""

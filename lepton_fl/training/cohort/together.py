@@ -163,11 +163,11 @@ class Together:
             ]
             total = _clipped_sums(gradients, steps, (gathering, parts), target)
             for row, (draw, longer) in enumerate(zip(draws, chunk.gains.flatten().tolist(), strict=True)):
-                gradient, scale = steps.gradient[row], longer / mechanism.expected_batch * grid_step(mechanism.stddev)
+                scale = longer / mechanism.expected_batch * grid_step(mechanism.stddev)
                 # A part of the sum is read before the gradient, which may lie in the same memory, is written there.
                 for place, numbers in noised_steps(total[row], mechanism.stddev, draw.noise):
-                    gradient[place].copy_(numbers).mul_(scale)
-            steps.take()
+                    steps.take_part(row, place, numbers, scale)
+            steps.taken()
 
     def _room(self, chunk: _Chunk) -> tuple[Tensor, Tensor]:
         """Memory for [members, d], twice, that is used again: the system's price for new pages is that of a step."""
