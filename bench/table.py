@@ -39,18 +39,19 @@ def _step(model: str, title: str, limit: float) -> Target:
     return Target(f"private step over plain torch's, {title}, batch 256", "step", path, limit)
 
 
+def _epoch(batch: int) -> Target:
+    what = f"private epoch with its loader over plain torch's with DataLoader, tabular, batch {batch}"
+    return Target(what, "step", ("cpu, whole epochs", f"tabular, {batch}", "private", "ratio"), 1.0)
+
+
 TARGETS = (
     _step("mlp", "MLP 784-500-500-10", 1.5),
     _step("cnn", "MNIST CNN", 1.5),
     _step("lstm", "LSTM", 1.6),
     _step("transformer", "transformer encoder", 1.3),
     _step("tabular", "tabular MLP", 1.5),
-    Target(
-        "private epoch with its loader over plain torch's with DataLoader, tabular, batch 64",
-        "step",
-        ("cpu, whole epochs", "tabular, 64", "private", "ratio"),
-        1.0,
-    ),
+    _epoch(64),
+    _epoch(256),
     Target("simulated round over a plain loop's, CNN", "simulation", ("workloads", "W1", "ratio"), 0.85),
     Target("simulated round over a plain loop's, MLP", "simulation", ("workloads", "W2", "ratio"), 0.45),
     Target(
