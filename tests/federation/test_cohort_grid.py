@@ -86,7 +86,7 @@ def test_any_executor_and_chunk_gives_the_model_of_one_after_another(
         ("privacy=none", "strategy=fedprox", "training.local_steps=3", "training.momentum=0.9"),
         pytest.param(("privacy=none", "strategy=fedmedian"), marks=pytest.mark.slow),
         pytest.param(("privacy=none", "strategy=qfedavg"), marks=pytest.mark.slow),
-        ("privacy=institution", "privacy.epsilon=100", "privacy.delta=1e-5"),
+        pytest.param(("privacy=institution", "privacy.epsilon=100", "privacy.delta=1e-5"), marks=pytest.mark.slow),
         ("privacy=none", "cohort_size=2", "weight_cap=100"),
     ],
 )

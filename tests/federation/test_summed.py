@@ -180,7 +180,7 @@ def by_flower(chosen: Strategy, replies: Sequence[Trained]) -> npt.NDArray[np.fl
     return flat({name: arrays[name].numpy() for name in replies[0].before})
 
 
-@pytest.mark.parametrize("q", [0.0, 0.2, 1.0, 2.0])
+@pytest.mark.parametrize("q", [0.0, 2.0])
 def test_the_sum_form_of_qfedavg_makes_the_model_of_flowers_own(q: float) -> None:
     made = sums(q)
     assert made.form == FairMean(q, LEARNING_RATE)

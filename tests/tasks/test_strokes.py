@@ -58,6 +58,7 @@ def test_the_figures_own_coordinates_have_mean_0_and_mean_square_1(coordinates: 
     assert (coordinates**2).mean() == pytest.approx(1, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_each_direction_is_scaled_by_its_variance_to_the_power_but_for_the_ridge(
     drawn_small: torch.Tensor, coordinates: np.ndarray
 ) -> None:
