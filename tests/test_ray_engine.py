@@ -130,7 +130,7 @@ def test_more_than_the_machine_has_and_what_workers_would_lose_are_refused_in_a_
     for settings, why in (
         (["ray.num_cpus=10000"], "lower ray.num_cpus or ray.num_gpus"),
         (["device=cuda"], "cuda with more"),
-        (["executor=vmap"], "choose engine=local, or leave them out"),
+        (["executor=vmap", "secure_aggregation=off"], "choose engine=local, or leave them out"),
         (["strategy=afl", "privacy=none"], "choose engine=local"),
     ):
         ended = simulate(tmp_path, "engine=ray", *settings)
