@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lepton_fl.training.device import device_of
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a parameter lies in the vector of all of them."""
+
+    start: int
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        """How many numbers the parameter has."""
+        return math.prod(self.shape)
+
+    def of(self, flat: Tensor) -> Tensor:
+        """The parameter's part of a vector [d], or of many, [..., d], as a view: [..., *shape]."""
+        return flat.narrow(-1, self.start, self.numel).view(*flat.shape[:-1], *self.shape)
 
 
 class StepVectors:

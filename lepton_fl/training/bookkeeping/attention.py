@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from lepton_fl.errors import UnsupportedModel
 from lepton_fl.training.bookkeeping.dense import taped_linear
-from lepton_fl.training.bookkeeping.pieces import Explicit, Slot
+from lepton_fl.training.bookkeeping.pieces import Explicit
 from lepton_fl.training.bookkeeping.tape import Forward, Slots, Tape
+from lepton_fl.training.flat import Slot
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from lepton_fl.errors import UnsupportedModel
 from lepton_fl.training.bookkeeping.kept import Kept
-from lepton_fl.training.bookkeeping.pieces import LEAST_SHARE, Explicit, Piece, Product, Regroup, Slot, squares
+from lepton_fl.training.bookkeeping.pieces import LEAST_SHARE, Explicit, Piece, Product, Regroup, squares
 from lepton_fl.training.bookkeeping.tape import Forward, Place, Slots, Tape
+from lepton_fl.training.flat import Slot
 
 _BLOCK, _BLOCK_GPU = 1 << 19, 1 << 26  # numbers that are worked on at once: on a CPU, what fits into a core's cache
 # Added up one after the other in float32, at no loss of speed: two million pixels that are alike would round their sum

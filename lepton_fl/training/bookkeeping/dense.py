@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from lepton_fl.errors import UnsupportedModel
 from lepton_fl.training.bookkeeping.lookup import lookup
 from lepton_fl.training.bookkeeping.matmul import times_transposed
-from lepton_fl.training.bookkeeping.pieces import Product, Slot, of_positions
+from lepton_fl.training.bookkeeping.pieces import Product, of_positions
 from lepton_fl.training.bookkeeping.tape import Forward, Slots, Tape
+from lepton_fl.training.flat import Slot
 
 SlotPair = tuple[Slot | None, Slot | None]
 """Of a weight and a bias."""

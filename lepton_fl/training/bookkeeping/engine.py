@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lepton_fl.errors import UnsupportedModel
-from lepton_fl.training.bookkeeping.pieces import Piece, Regroup, Slot
+from lepton_fl.training.bookkeeping.pieces import Piece, Regroup
 from lepton_fl.training.bookkeeping.portions import MOST, portions, taken
 from lepton_fl.training.bookkeeping.rules import RULES
 from lepton_fl.training.bookkeeping.straight import StraightLine, straight_line
 from lepton_fl.training.bookkeeping.tape import Tape
 from lepton_fl.training.clipped_sum import LARGEST_NORM, LARGEST_SHARE, refuse_tied_parameters, weights_of
 from lepton_fl.training.examples import Examples, per_record_loss
+from lepton_fl.training.flat import Slot
 
 _BLOCK = 1 << 17  # numbers taken to float64 at once, which torch does in new memory
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lepton_fl.training.bookkeeping.pieces import Explicit, Piece, Regroup, Slot, squares
+from lepton_fl.training.bookkeeping.pieces import Explicit, Piece, Regroup, squares
+from lepton_fl.training.flat import Slot
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,14 @@ n records, T positions in each (words of a text, pixels, or a patient's records)
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from lepton_fl.training.bookkeeping.matmul import add_product, product
+from lepton_fl.training.flat import Slot
 
 _TINY = float(torch.finfo(torch.float32).tiny)  # a smaller square may be lost
 _STRETCH = 1024  # numbers whose squares are added up in float32
@@ -22,27 +21,6 @@ _STRETCH = 1024  # numbers whose squares are added up in float32
 LEAST_SHARE = 1 / 128
 # Added up one after the other in float32: half a million rows that are alike would round their sum by half a percent.
 _ROWS = 2048
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a parameter's gradient lies in the flat vector of all trained parameters."""
-
-    start: int
-    shape: tuple[int, ...]
-
-    @cached_property
-    def numel(self) -> int:
-        """How many numbers the parameter has."""
-        return math.prod(self.shape)
-
-    def of(self, flat: Tensor) -> Tensor:
-        """The parameter's part of a flat vector [d], as a view in the parameter's shape."""
-        return flat.as_strided(self.shape, self._strides, self.start)
-
-    @cached_property
-    def _strides(self) -> tuple[int, ...]:
-        return tuple(math.prod(self.shape[each + 1 :]) for each in range(len(self.shape)))
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from lepton_fl.training.bookkeeping.matmul import times_transposed
-from lepton_fl.training.bookkeeping.pieces import Piece, Product, Slot
+from lepton_fl.training.bookkeeping.pieces import Piece, Product
 from lepton_fl.training.examples import Examples, loss_gradient
+from lepton_fl.training.flat import Slot
 
 _ops = torch.ops.aten
 _Backward = Callable[[Tensor, Tensor], Tensor]

@@ -6,7 +6,8 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lepton_fl.training.bookkeeping.pieces import Piece, Slot
+from lepton_fl.training.bookkeeping.pieces import Piece
+from lepton_fl.training.flat import Slot
 
 Slots = Mapping[str, Slot | None]
 """By a parameter's name in its layer; None where it is frozen."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lepton_fl.training.cohort.slots import Slot
+from lepton_fl.training.flat import Slot
 
 _aten = torch.ops.aten
 

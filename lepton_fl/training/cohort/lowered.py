@@ -22,7 +22,8 @@ from lepton_fl.training.cohort.chunks import Batch, Descent, Records
 from lepton_fl.training.cohort.factored import is_worth_it, summed
 from lepton_fl.training.cohort.layers import BENDS, Bend, Dense, Flat, Layer
 from lepton_fl.training.cohort.losses import losses_and_slopes
-from lepton_fl.training.cohort.slots import Slot, no_rule, slots_of
+from lepton_fl.training.cohort.slots import no_rule, slots_of
+from lepton_fl.training.flat import Slot
 
 
 def lower(model: nn.Module) -> tuple[Layer, ...]:
@@ -33,8 +34,8 @@ def lower(model: nn.Module) -> tuple[Layer, ...]:
     """
     places = slots_of(model)
     layers = tuple(_layers("", model, places))
-    used = sum(slot.size for one in layers if isinstance(one, Dense) for slot in _slots(one))
-    if used != sum(slot.size for slot in places.values()):
+    used = sum(slot.numel for one in layers if isinstance(one, Dense) for slot in _slots(one))
+    if used != sum(slot.numel for slot in places.values()):
         raise no_rule("a parameter that two layers share, or none uses")
     return layers
 

@@ -1,32 +1,12 @@
-"""Where each parameter lies in a flat state."""
+"""Where each parameter lies in a flat state, for executors that train many of these side by side."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lepton_fl.errors import UnsupportedModel
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One parameter's place."""
-
-    start: int
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Numbers in it."""
-        return math.prod(self.shape)
-
-    def of(self, flat: Tensor) -> Tensor:
-        """The parameter in [d], or all members' in [members, d]; a view."""
-        part = flat[..., self.start : self.start + self.size]
-        return part.view(*flat.shape[:-1], *self.shape)
+from lepton_fl.training.flat import Slot
 
 
 def slots_of(model: nn.Module) -> dict[str, Slot]:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from lepton_fl.errors import UnsupportedModel
 from lepton_fl.training.bookkeeping.convolution import Convolution, Geometry
 from lepton_fl.training.bookkeeping.engine import BookKeeping
-from lepton_fl.training.bookkeeping.pieces import Slot
 from lepton_fl.training.bookkeeping.portions import MOST, portions
 from lepton_fl.training.bookkeeping.rules import RULES
 from lepton_fl.training.clipped_sum import ClippedSum, OpacusClippedSum
 from lepton_fl.training.examples import Examples
+from lepton_fl.training.flat import Slot
 
 # Opacus gives padding a gradient, convolves as if padded with zeros whatever the mode, and fails without a bias.
 OPACUS_ERRS = {

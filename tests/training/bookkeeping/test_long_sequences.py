@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from lepton_fl.training.bookkeeping.engine import BookKeeping
-from lepton_fl.training.bookkeeping.pieces import Product, Slot
+from lepton_fl.training.bookkeeping.pieces import Product
 from lepton_fl.training.examples import Examples
+from lepton_fl.training.flat import Slot
 
 
 @pytest.mark.parametrize("steps_first", [False, True])

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from lepton_fl.errors import UnsupportedModel
 from lepton_fl.training.bookkeeping.engine import BookKeeping
-from lepton_fl.training.bookkeeping.pieces import Slot
 from lepton_fl.training.bookkeeping.straight import StraightLine, straight_line
 from lepton_fl.training.examples import Examples, loss_gradient, per_record_loss
+from lepton_fl.training.flat import Slot
 
 RELU = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
 STRAIGHT = {
