@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lepton_fl.privacy.noise import FLOAT32_MARGIN
 from lepton_fl.training.bookkeeping.engine import BookKeeping
-from lepton_fl.training.clipped_sum import ClippedSum, OpacusClippedSum, _add_clipped
+from lepton_fl.training.clipped_sum import ClippedSum, OpacusClippedSum, add_clipped_rows
 from lepton_fl.training.examples import Examples
 
 RESULTS = Path(__file__).parent / "results" / "float32_sums.json"
@@ -47,7 +47,7 @@ def batches(tries: int, shape: tuple[int, ...], number: int) -> Iterator[Tensor]
 def summed(gradients: Tensor) -> Tensor:
     """The product's sum of gradients that are given."""
     out = torch.zeros(gradients.shape[1], dtype=torch.float64)
-    _add_clipped([gradients.clone()], 1.0, out)
+    add_clipped_rows([gradients.clone()], 1.0, out)
     return out
 
 

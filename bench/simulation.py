@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from machine import store
+from systems import noise_by
 from torch import Tensor, nn
 
 from lepton_fl.evaluation.settings import Exact
@@ -96,11 +97,11 @@ class Sites(Mapping[str, Site]):
         self.features = torch.from_numpy(generator.standard_normal((SITES, RECORDS, 1, 28, 28), dtype=np.float32))
         self.labels = torch.from_numpy(generator.integers(0, 10, (SITES, RECORDS)))
         self._names = {f"site-{number:06}": number % SITES for number in range(institutions)}
+        self._examples = [Examples(*one) for one in zip(self.features, self.labels, strict=True)]
+        self._nothing = Examples(self.features[0, :0], self.labels[0, :0])
 
     def __getitem__(self, name: str) -> Site:
-        number = self._names[name]
-        nothing = Examples(self.features[0, :0], self.labels[0, :0])
-        return Site(name, Examples(self.features[number], self.labels[number]), nothing, nothing)
+        return Site(name, self._examples[self._names[name]], self._nothing, self._nothing)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -321,7 +322,11 @@ def main() -> None:
         growth.append(in_a_child(*size))
         sys.stdout.write(f"{json.dumps(growth[-1])}\n")
         sys.stdout.flush()
-    store("simulation", {"threads": 1, "workloads": figures, "growth": growth}, ("torch", "opacus", "flwr"))
+    store(
+        "simulation",
+        {"threads": 1, "noise": noise_by(), "workloads": figures, "growth": growth},
+        ("torch", "opacus", "flwr"),
+    )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import torch
 from epoch import epochs
 from machine import store
 from models import MODELS
-from systems import OURS, PLAIN, SYSTEMS, Unsupported, system
+from systems import OURS, PLAIN, SYSTEMS, Unsupported, noise_by, system
 
 BATCHES = (64, 256, 1024)
 TURN_S = 0.1  # of CPU that a system takes in one turn, about
@@ -128,8 +128,9 @@ def table(name: str, batch: int, turns: int, device: str) -> dict[str, object]:
         line = f"  {each:<14}{found['ms']:9.2f} ms  {found['ratio']:6.2f}x"
         if isinstance(held := found.get("megabytes"), dict):
             plain = figures[PLAIN]["megabytes"]
-            share = held["allocated"] / plain["allocated"]  # type: ignore[index]
-            line += f"  {held['allocated']:8.1f} MB allocated  {share:5.2f}x  {held['resident']:8.1f} MB resident"
+            for kind in ("allocated", "resident"):
+                found[f"{kind}_ratio"] = held[kind] / plain[kind]  # type: ignore[index]
+                line += f"  {held[kind]:8.1f} MB {kind}  {found[f'{kind}_ratio']:5.2f}x"
         print(line)  # noqa: T201
     for each, reason in cannot.items():
         print(f"  {each:<14}unsupported: {reason}")  # noqa: T201
@@ -159,7 +160,11 @@ def main() -> None:
     if "cuda" not in devices:
         figures["cuda"] = "not measured"
     if not given.no_store:
-        store("step", {"threads": 1, "turns": given.turns, "ours": OURS, **figures}, ("lepton-fl", "torch", "opacus"))
+        store(
+            "step",
+            {"threads": 1, "turns": given.turns, "ours": OURS, "noise": noise_by(), **figures},
+            ("lepton-fl", "torch", "opacus"),
+        )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from models import LastState, Timed
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from lepton_fl.privacy.kernels import library
 from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.training.choose import engine_for
 from lepton_fl.training.clipped_sum import ClippedSum, OpacusClippedSum
@@ -133,3 +134,8 @@ def system(name: str, timed: Timed, batch: Examples, device: str = "cpu") -> Ste
 
 def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:160]
+
+
+def noise_by() -> str:
+    """What draws noise in this installation: see `lepton_fl.privacy.kernels`."""
+    return "numpy" if library() is None else "kernels.c"

@@ -39,6 +39,11 @@ def _step(model: str, title: str, limit: float) -> Target:
     return Target(f"private step over plain torch's, {title}, batch 256", "step", path, limit)
 
 
+def _memory(model: str, title: str) -> Target:
+    path = ("cpu", "steps", f"{model}, 256", "systems", "private", "allocated_ratio")
+    return Target(f"most that tensors take in a private step over a plain one's, {title}, batch 256", "step", path, 1.5)
+
+
 def _epoch(batch: int) -> Target:
     what = f"private epoch with its loader over plain torch's with DataLoader, tabular, batch {batch}"
     return Target(what, "step", ("cpu, whole epochs", f"tabular, {batch}", "private", "ratio"), 1.0)
@@ -50,6 +55,11 @@ TARGETS = (
     _step("lstm", "LSTM", 1.6),
     _step("transformer", "transformer encoder", 1.3),
     _step("tabular", "tabular MLP", 1.5),
+    _memory("mlp", "MLP 784-500-500-10"),
+    _memory("cnn", "MNIST CNN"),
+    _memory("lstm", "LSTM"),
+    _memory("transformer", "transformer encoder"),
+    _memory("tabular", "tabular MLP"),
     _epoch(64),
     _epoch(256),
     Target("simulated round over a plain loop's, CNN", "simulation", ("workloads", "W1", "ratio"), 0.85),

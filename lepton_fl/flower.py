@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
@@ -51,9 +51,11 @@ __all__ = [
     "RecordDict",
     "Run",
     "ServerApp",
+    "array_record",
     "as_the_node",
     "config_of",
     "enter_run",
+    "model_of",
     "received",
     "strategies",
 ]
@@ -77,13 +79,29 @@ def enter_run(run_id: int) -> Run:
     return Run.create_empty(run_id)
 
 
-def config_of(content: RecordDict) -> ConfigRecord:
-    """The settings of an instruction; raises `KeyError` where it has none."""
+def config_of(content: RecordDict, name: str = "config") -> ConfigRecord:
+    """The settings of an instruction, or another record of that kind; raises `KeyError` where there is none."""
     # Without Flower's views of a content's records, which are made anew whenever they are asked for.
-    found = content["config"]
+    found = content[name]
     if not isinstance(found, ConfigRecord):
-        raise KeyError("config")
+        raise KeyError(name)
     return found
+
+
+def model_of(content: RecordDict) -> ArrayRecord:
+    """The model of an instruction or a reply; raises `KeyError` where it has none."""
+    found = content["arrays"]
+    if not isinstance(found, ArrayRecord):
+        raise KeyError("arrays")
+    return found
+
+
+def array_record(arrays: Iterable[tuple[str, Array]]) -> ArrayRecord:
+    """A record that holds these very arrays, in this order; Flower's own way from a dictionary makes each anew."""
+    record = ArrayRecord()
+    for name, array in arrays:
+        record[name] = array
+    return record
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from lepton_fl.evaluation.loss import summed_loss
 from lepton_fl.federation.arrays import load_arrays, to_arrays
 from lepton_fl.federation.evaluating import Evaluating, Tables
 from lepton_fl.federation.histograms import to_record
-from lepton_fl.flower import ClientApp, Context, Message, MetricRecord, RecordDict, config_of
+from lepton_fl.flower import ClientApp, Context, Message, MetricRecord, RecordDict, config_of, model_of
 from lepton_fl.models.shape import Shape
 from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.privacy.rounds_spent import RoundsSpent
@@ -37,6 +37,8 @@ from lepton_fl.training.shared_self_test import SharedAsRun, check_shared_mechan
 from lepton_fl.training.weights import WEIGHTS_KEY, weighted
 from lepton_fl.training.weights import checked as checked_weights
 
+Metrics = dict[str, int | float | list[int] | list[float]]
+"""What becomes a MetricRecord of Flower's."""
 DECLARED_WEIGHT = 1  # under privacy every institution weighs the same, since its record count is private
 
 
@@ -137,28 +139,28 @@ def answer_training(program: ClientProgram, site: Site, message: Message, spent:
     told; a round is answered once. Without privacy it holds the number of training records and their mean loss, and
     under `privacy=institution` neither, as nobody needs them.
     """
-    task = task_of_training(program, site, message, spent)
+    task = task_of_training(program, site, asked_of_all(program, message), spent)
     metrics = train(program, site, message, task)
     content = RecordDict({"arrays": to_arrays(program.model), "metrics": metrics})
     return Message(content, reply_to=message)
 
 
-def task_of_training(program: ClientProgram, site: Site, message: Message, spent: RoundsSpent) -> LocalTask:
-    """What the message asks this institution to train; the round is noted as spent, before a record is read.
+def task_of_training(program: ClientProgram, site: Site, asked: Asked, spent: RoundsSpent) -> LocalTask:
+    """What this institution is asked to train; the round is noted as spent, before a record is read.
 
     Raises:
         BudgetSpent: the round was begun before, or is past the plan.
     """
     if program.shared is not None:
         raise ConfigError("a share of the noise protects no update by itself; nothing was released; tell the operator")
-    task = local_task(program, site, message)
+    task = asked.task(program, site)
     spent.begin(site.institution, task.round, program.rounds)
     return task
 
 
 def train(program: ClientProgram, site: Site, message: Message, task: LocalTask) -> MetricRecord:
     """Train the program's model, in place, from the message's; returns what a reply tells beside it."""
-    load_arrays(program.model, message.content.array_records["arrays"])
+    load_arrays(program.model, model_of(message.content))
     device, seed = device_of(program.model), task.randomness.stream("layers").integer()
     loss = None
     with layers_seeded(seed, device), full_precision(device):
@@ -168,27 +170,27 @@ def train(program: ClientProgram, site: Site, message: Message, task: LocalTask)
             )
         else:
             loss = train_plainly(program.model, site.train, program.training, task)
-    return told_of_training(program, site, task.round, loss)
+    return MetricRecord(told_of_training(program, site, task.round, loss))
 
 
-def told_of_training(program: ClientProgram, site: Site, round: int, loss: float | None) -> MetricRecord:
+def told_of_training(program: ClientProgram, site: Site, round: int, loss: float | None) -> Metrics:
     """What a reply tells beside the model.
 
     Args:
         loss: mean over the training records before each step, nats; None under privacy.
     """
     if loss is None or not program.is_counted:
-        return MetricRecord({WEIGHT_KEY: DECLARED_WEIGHT})
+        return {WEIGHT_KEY: DECLARED_WEIGHT}
     scores, institution = program.scores, site.institution
     weight = len(site.train) if scores is None else scores.weight(institution, round, loss)
-    return MetricRecord({WEIGHT_KEY: weight, TRAIN_LOSS_KEY: loss})
+    return {WEIGHT_KEY: weight, TRAIN_LOSS_KEY: loss}
 
 
 def share_of_step(program: ClientProgram, site: Site, message: Message, task: LocalTask) -> npt.NDArray[np.int64]:
     """This institution's share of the round's one step, from the message's model; only for a masked vector."""
     if program.shared is None:
         raise ConfigError("the run has no shared noise; nothing was released; tell the operator")
-    load_arrays(program.model, message.content.array_records["arrays"])
+    load_arrays(program.model, model_of(message.content))
     device, source = device_of(program.model), task.randomness
     draws = SharedDraws(source.stream("sampling"), source.stream("rounding"), source.stream("noise"))
     with layers_seeded(source.stream("layers").integer(), device), full_precision(device):
@@ -200,13 +202,14 @@ def share_of_step(program: ClientProgram, site: Site, message: Message, task: Lo
 
 def answer_evaluation(program: ClientProgram, site: Site, message: Message, spent: RoundsSpent) -> Message:
     """Count the hold-out under the message's model; what is told of it has the noise that the plan says, or none."""
-    load_arrays(program.model, message.content.array_records["arrays"])
-    return Message(RecordDict({"metrics": evaluation_of(program, site, message, spent)}), reply_to=message)
+    load_arrays(program.model, model_of(message.content))
+    asked = asked_of_all(program, message)
+    return Message(RecordDict({"metrics": evaluation_of(program, site, asked, spent)}), reply_to=message)
 
 
-def evaluation_of(program: ClientProgram, site: Site, message: Message, spent: RoundsSpent) -> MetricRecord:
+def evaluation_of(program: ClientProgram, site: Site, asked: Asked, spent: RoundsSpent) -> MetricRecord:
     """As `answer_evaluation`, where the program's model has the message's values already."""
-    task = local_task(program, site, message)
+    task = asked.task(program, site)
     pay_for_evaluation(program, site.institution, task.round, spent)
     exact = counted_as_loaded(program, site, task.round)
     tables = program.evaluating.released(exact.tables, task.round, task.randomness.stream("evaluation-noise"))
@@ -236,7 +239,7 @@ class Counted:
 
 def counted(program: ClientProgram, site: Site, message: Message, round: int) -> Counted:
     """The hold-out's histograms under the message's model."""
-    load_arrays(program.model, message.content.array_records["arrays"])
+    load_arrays(program.model, model_of(message.content))
     return counted_as_loaded(program, site, round)
 
 
@@ -250,8 +253,27 @@ def counted_as_loaded(program: ClientProgram, site: Site, round: int) -> Counted
         return Counted(tables, summed_loss(program.model, site.holdout, physical_batch) if is_told else 0.0)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What an instruction says to every institution that gets it."""
+
+    round: int
+    proximal_mu: float
+    weights: npt.NDArray[np.float64] | None  # as in `LocalTask`; None: each institution's own
+
+    def task(self, program: ClientProgram, site: Site) -> LocalTask:
+        """What it asks of this institution."""
+        weights = site.weights if self.weights is None else self.weights
+        return LocalTask(self.round, self.proximal_mu, program.randomness.within(site.institution, self.round), weights)
+
+
 def local_task(program: ClientProgram, site: Site, message: Message) -> LocalTask:
     """What the message asks this institution to train; raises `ValueError` for a number that is none."""
+    return asked_of_all(program, message).task(program, site)
+
+
+def asked_of_all(program: ClientProgram, message: Message) -> Asked:
+    """What the message says, checked; raises `ValueError` for a number that is none."""
     config = config_of(message.content)
     round = config["server-round"]
     proximal_mu = config.get("proximal-mu", 0.0)
@@ -260,8 +282,8 @@ def local_task(program: ClientProgram, site: Site, message: Message) -> LocalTas
         raise ValueError("server-round is not a positive integer")
     if not isinstance(proximal_mu, (int, float)) or not 0 <= proximal_mu < math.inf:
         raise ValueError("proximal-mu is not a number >= 0")
-    weights = site.weights if WEIGHTS_KEY not in config else weights_of(config[WEIGHTS_KEY], program)
-    return LocalTask(round, float(proximal_mu), program.randomness.within(site.institution, round), weights)
+    weights = None if WEIGHTS_KEY not in config else weights_of(config[WEIGHTS_KEY], program)
+    return Asked(round, float(proximal_mu), weights)
 
 
 def weights_of(value: object, program: ClientProgram) -> npt.NDArray[np.float64]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -28,6 +28,7 @@ from lepton_fl.flower import (
     Metadata,
     MetricRecord,
     RecordDict,
+    array_record,
     received,
 )
 from lepton_fl.link.frames import LARGEST_ENVELOPE, Parts
@@ -40,6 +41,7 @@ _NPY = re.compile(
     rb"'fortran_order': (?P<order>True|False), 'shape': \((?P<shape>(?:\d{1,12},? ?){0,8})\), \} *\n)",
     re.DOTALL,
 )
+_PREAMBLE = 10  # bytes before a .npy header: magic, version, and the header's length in the last two
 _LISTS: dict[type, str] = {int: "integers", float: "reals", bool: "truths", str: "texts", bytes: "blobs"}
 _SCALARS: dict[type, str] = {int: "integer", float: "real", bool: "truth", str: "text", bytes: "blob"}
 
@@ -80,13 +82,20 @@ def encode(message: Message) -> Parts:
     content.SetInParent()
     for name, record in message.content.items():
         if isinstance(record, ArrayRecord):
-            headers = [ArrayHeader(name=key, npy_bytes=len(array.data)) for key, array in record.items()]
-            content.arrays.append(ArraySet(name=name, arrays=headers))
-            blobs += [array.data for array in record.values()]
+            data = [array.data for array in record.values()]
+            content.arrays.append(_announced(name, tuple(record), tuple(map(len, data))))
+            blobs += data
         else:
             values = ValueSet(name=name, entries=[_entry(key, value) for key, value in record.items()])
             (content.metrics if isinstance(record, MetricRecord) else content.configs).append(values)
     return Parts(envelope.SerializeToString(), tuple(blobs))
+
+
+@lru_cache(maxsize=64)
+def _announced(name: str, arrays: tuple[str, ...], npy_bytes: tuple[int, ...]) -> ArraySet:
+    """What an envelope says of a record's arrays: the same for every model of a run."""
+    headers = [ArrayHeader(name=one, npy_bytes=size) for one, size in zip(arrays, npy_bytes, strict=True)]
+    return ArraySet(name=name, arrays=headers)
 
 
 def decode(encoded: Parts, route: Route) -> Message:
@@ -137,7 +146,7 @@ def _content(content: Content, blobs: tuple[bytes, ...]) -> RecordDict:
     records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {}
     for group in content.arrays:
         _refuse_repeats([header.name for header in group.arrays])
-        records[group.name] = ArrayRecord({header.name: _array(next(waiting)) for header in group.arrays})
+        records[group.name] = array_record((header.name, _array(next(waiting))) for header in group.arrays)
     try:
         records |= {item.name: MetricRecord(dict(_entries(item))) for item in content.metrics}
         records |= {item.name: ConfigRecord(dict(_entries(item))) for item in content.configs}
@@ -157,9 +166,18 @@ def _array(blob: bytes) -> Array:
 def array_of(values: npt.NDArray[Any]) -> Array:
     """An Array of these numbers, the same bytes as Flower's own way by `numpy.save`, in one copy."""
     values = np.asarray(values, order="C")
-    head = _npy_head(values.dtype.str, values.shape)
-    data = head + values.data.cast("B") if values.size else head
-    return Array(dtype=str(values.dtype), shape=values.shape, stype="numpy.ndarray", data=data)
+    name, head = _npy_head(values.dtype, values.shape)
+    return Array(name, values.shape, "numpy.ndarray", head + values.data.cast("B") if values.size else head)
+
+
+def arrays_in(flat: npt.NDArray[Any], shapes: Iterable[tuple[int, ...]]) -> Iterator[Array]:
+    """Arrays of these shapes, of the numbers of one vector in its order, as `array_of` makes them."""
+    data, start, size = flat.view(np.uint8).data, 0, flat.dtype.itemsize
+    for shape in shapes:
+        name, head = _npy_head(flat.dtype, shape)
+        end = start + size * math.prod(shape)
+        yield Array(name, shape, "numpy.ndarray", head + data[start:end])
+        start = end
 
 
 def values_of(array: Array) -> npt.NDArray[Any]:
@@ -177,10 +195,11 @@ def values_of(array: Array) -> npt.NDArray[Any]:
 
 
 @lru_cache(maxsize=4096)
-def _npy_head(dtype: str, shape: tuple[int, ...]) -> bytes:
+def _npy_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[str, bytes]:
+    """The type's name, and what comes before the values."""
     head = BytesIO()
-    np.lib.format.write_array_header_1_0(head, {"descr": dtype, "fortran_order": False, "shape": shape})
-    return head.getvalue()
+    np.lib.format.write_array_header_1_0(head, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+    return str(dtype), head.getvalue()
 
 
 def read_header(blob: bytes) -> ArrayForm:
@@ -192,7 +211,14 @@ def read_header(blob: bytes) -> ArrayForm:
     Raises:
         BadMessage: any other header.
     """
-    match = _NPY.match(blob[:LARGEST_HEADER])
+    length = int.from_bytes(blob[_PREAMBLE - 2 : _PREAMBLE], "little")
+    return _form(blob[: min(_PREAMBLE + length, LARGEST_HEADER)])
+
+
+@lru_cache(maxsize=1024)
+def _form(head: bytes) -> ArrayForm:
+    """What a header says, which every array of that shape has alike; what is refused is not remembered."""
+    match = _NPY.fullmatch(head)
     if match is None or int.from_bytes(match["length"], "little") != len(match["header"]):
         raise BadMessage("an array is not numeric or has no valid header")
     shape = tuple(int(size) for size in match["shape"].replace(b",", b" ").split())

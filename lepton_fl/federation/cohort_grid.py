@@ -10,23 +10,29 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from operator import itemgetter
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from lepton_fl.errors import LeptonError
-from lepton_fl.federation.arrays import BadArrays, load_arrays, template_of
+from lepton_fl.federation.arrays import BadArrays
 from lepton_fl.federation.client_app import (
     DECLARED_WEIGHT,
+    Asked,
     ClientProgram,
+    Metrics,
+    asked_of_all,
     evaluation_of,
     task_of_training,
     told_of_training,
 )
-from lepton_fl.federation.codec import BadMessage, encode
 from lepton_fl.federation.fold import Fold, Folding, arrays_of
+from lepton_fl.federation.loading import Loading
 from lepton_fl.federation.local_grid import LocalGrid, Unwatched, Watch, reason_of, unknown
 from lepton_fl.federation.secure_grid import COHORT, NAMES
+from lepton_fl.federation.sizes import size_of
 from lepton_fl.flower import (
     CLIENT_APP_RAISED,
     ConfigRecord,
@@ -36,11 +42,11 @@ from lepton_fl.flower import (
     MessageType,
     MetricRecord,
     RecordDict,
-    config_of,
+    model_of,
 )
 from lepton_fl.privacy.rounds_spent import RoundsSpent
 from lepton_fl.strategies.strategy import WEIGHT_KEY
-from lepton_fl.training.cohort.executor import Failed, Member, Summed, Trained, flat_state
+from lepton_fl.training.cohort.executor import Failed, Member, Summed, Trained
 from lepton_fl.training.cohort.pool import Trains
 from lepton_fl.training.examples import Site
 from lepton_fl.training.local import LocalTask
@@ -74,111 +80,124 @@ class CohortGrid(LocalGrid):
     ) -> None:
         super().__init__(_asked_one_by_one, institutions, watch)
         self._federated = federated
+        self._loading = Loading(federated.program.model)
+        self._room = torch.empty_like(self._loading.values)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """All replies, the cohort's in the order of names; see `LocalGrid.send_and_receive`."""
-        known, replies = [], []
-        for message in messages:
-            if message.metadata.dst_node_id in self.names:
-                known.append(message)
-            else:
-                replies.append(unknown(message))
-        known.sort(key=self._name)
+        replies: list[Message] = []
         # A strategy sends everybody the same content; what differs is another instruction.
-        known.sort(key=lambda message: id(message.content))
-        for _, same in groupby(known, key=lambda message: id(message.content)):
-            replies += self._instruct(list(same))
+        instructions: dict[int, list[_Told]] = {}
+        for message in messages:
+            name = self.names.get(message.metadata.dst_node_id)
+            if name is None:
+                replies.append(unknown(message))
+            else:
+                instructions.setdefault(id(message.content), []).append(_Told(name, message))
+        for told in instructions.values():
+            replies += self._instruct(sorted(told, key=_NAME))
         return replies
 
-    def _name(self, message: Message) -> str:
-        return self.names[message.metadata.dst_node_id]
-
-    def _instruct(self, messages: list[Message]) -> Iterator[Message]:
+    def _instruct(self, told: list[_Told]) -> Iterator[Message]:
         """The answers to one instruction."""
-        first, names = messages[0], [self._name(message) for message in messages]
-        with self._watch.turns(names, first):
+        first = told[0].message
+        with self._watch.turns([one.name for one in told], first):
             try:
-                sent = encode(first)
+                down = size_of(first.metadata, first.content)
                 with self._watch.computing(first):
-                    load_arrays(self._federated.program.model, first.content.array_records["arrays"])
-            except (BadMessage, BadArrays, KeyError) as error:  # which nobody can read
-                yield from (self._failure(message, error) for message in messages)
+                    self._loading.load(model_of(first.content))
+                    asked = asked_of_all(self._federated.program, first)
+            except (BadArrays, KeyError, ValueError) as error:  # which nobody can read
+                yield from (one.failed(error) for one in told)
                 return
-            answer = self._train if first.metadata.message_type == MessageType.TRAIN else self._evaluate
             with self._watch.computing(first):
-                replies = list(answer(first, messages))
-            self._watch.carried(sent.size() * len(messages), _bytes_up(replies, len(messages)))
+                if first.metadata.message_type == MessageType.TRAIN:
+                    replies = list(self._train(asked, told))
+                else:
+                    replies = list(self._evaluate(asked, told))
+            self._watch.carried(down * len(told), _bytes_up(replies) * len(told))
             yield from replies
 
     # -- training
 
-    def _train(self, instruction: Message, messages: Sequence[Message]) -> Iterator[Message]:
-        model, folding = self._federated.program.model, self._federated.folding
-        fold = None if folding is None else Fold(folding, flat_state(model))
-        added: list[Message] = []
-        for done, trained in self._trained(instruction, messages):
+    def _train(self, asked: Asked, told: Sequence[_Told]) -> Iterator[Message]:
+        folding = self._federated.folding
+        fold = None if folding is None else Fold(folding, self._loading.values, self._room)
+        added: list[_Told] = []
+        for done, trained in self._trained(asked, told):
             if isinstance(trained, Exception):
-                yield self._failure(done[0], trained)
+                yield done[0].failed(trained)
             elif isinstance(trained, Summed):
                 if fold is not None:
                     fold.add_sum(trained.total, trained.weight)
                     added += done
             elif fold is None:
-                arrays = arrays_of(trained.values.clone(), template_of(model))
-                yield Message(RecordDict({"arrays": arrays, "metrics": trained.told}), reply_to=done[0])
+                arrays = arrays_of(trained.values, self._loading.template)
+                content = RecordDict({"arrays": arrays, "metrics": MetricRecord(trained.metrics)})
+                yield Message(content, reply_to=done[0].message)
             else:
                 try:
                     fold.add(trained.values, trained.weight)
                     added += done
                 except BadArrays as error:
-                    yield Message(Error(CLIENT_APP_RAISED, str(error)), reply_to=done[0])
+                    yield Message(Error(CLIENT_APP_RAISED, str(error)), reply_to=done[0].message)
         if fold is not None and added:
-            arrays, weight = fold.reply(instruction.content.array_records["arrays"], _round(instruction))
-            who = ConfigRecord({NAMES: [self._name(message) for message in added]})
+            arrays, weight = fold.reply(model_of(told[0].message.content), asked.round)
+            who = ConfigRecord({NAMES: [one.name for one in added]})
             content = RecordDict({COHORT: who, "arrays": arrays, "metrics": MetricRecord({WEIGHT_KEY: weight})})
-            yield Message(content, reply_to=added[0])
+            yield Message(content, reply_to=added[0].message)
 
     def _trained(
-        self, instruction: Message, messages: Sequence[Message]
-    ) -> Iterator[tuple[Sequence[Message], _Trained | Summed | Exception]]:
+        self, asked: Asked, told: Sequence[_Told]
+    ) -> Iterator[tuple[Sequence[_Told], _Trained | Summed | Exception]]:
         """What came of each institution's training, or of several together; who cannot begin is told of in turn."""
-        federated, waiting, refused = self._federated, deque[_Waiting](), deque[tuple[list[Message], Exception]]()
+        federated, waiting, refused = self._federated, deque[_Waiting](), deque[tuple[list[_Told], Exception]]()
 
         def members() -> Iterator[Member]:
-            for message in messages:
+            for one in told:
                 try:
-                    site = federated.sites[self._name(message)]
-                    task = task_of_training(federated.program, site, instruction, federated.spent)
+                    site = federated.sites[one.name]
+                    task = task_of_training(federated.program, site, asked, federated.spent)
                 except Exception as error:
-                    refused.append(([message], error))
+                    refused.append(([one], error))
                     continue
-                waiting.append(_Waiting(message, site, task))
+                waiting.append(_Waiting(one, site, task))
                 yield Member(site.train, task, federated.weight(site))
 
         for outcome in federated.executor.train(federated.program.model, members()):
             yield from refused
             refused.clear()
             if isinstance(outcome, Summed):
-                yield [waiting.popleft().message for _ in range(outcome.members)], outcome
+                yield [waiting.popleft().told for _ in range(outcome.members)], outcome
                 continue
-            one = waiting.popleft()
-            yield [one.message], one.answer(federated.program, outcome)
+            done = waiting.popleft()
+            yield [done.told], done.answer(federated.program, outcome)
         yield from refused
 
     # -- evaluation
 
-    def _evaluate(self, instruction: Message, messages: Sequence[Message]) -> Iterator[Message]:
+    def _evaluate(self, asked: Asked, told: Sequence[_Told]) -> Iterator[Message]:
         federated = self._federated
-        for message in messages:
+        for one in told:
             try:
-                site = federated.sites[self._name(message)]
-                metrics = evaluation_of(federated.program, site, instruction, federated.spent)
-                yield Message(RecordDict({"metrics": metrics}), reply_to=message)
+                metrics = evaluation_of(federated.program, federated.sites[one.name], asked, federated.spent)
+                yield Message(RecordDict({"metrics": metrics}), reply_to=one.message)
             except Exception as error:
-                yield self._failure(message, error)
+                yield one.failed(error)
 
-    def _failure(self, message: Message, error: Exception) -> Message:
-        return Message(Error(CLIENT_APP_RAISED, reason_of(error, self._name(message))), reply_to=message)
+
+class _Told(NamedTuple):
+    """An institution and the message that tells it what to do."""
+
+    name: str
+    message: Message
+
+    def failed(self, error: Exception) -> Message:
+        """Its answer."""
+        return Message(Error(CLIENT_APP_RAISED, reason_of(error, self.name)), reply_to=self.message)
+
+
+_NAME = itemgetter(0)  # of `_Told`
 
 
 @dataclass(frozen=True)
@@ -186,18 +205,17 @@ class _Trained:
     """What an institution would have answered."""
 
     values: Tensor  # as in `executor.Trained`
-    told: MetricRecord
+    metrics: Metrics
 
     @property
     def weight(self) -> int:
-        return int(str(self.told[WEIGHT_KEY]))
+        return int(str(self.metrics[WEIGHT_KEY]))
 
 
-@dataclass(frozen=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     """An institution that trains."""
 
-    message: Message
+    told: _Told
     site: Site
     task: LocalTask
 
@@ -210,14 +228,12 @@ class _Waiting:
             return error
 
 
-def _round(instruction: Message) -> int:
-    return int(str(config_of(instruction.content)["server-round"]))
-
-
-def _bytes_up(replies: Sequence[Message], asked: int) -> int:
-    """What the answers would have weighed over a network, each as much as the first one with content."""
+def _bytes_up(replies: Sequence[Message]) -> int:
+    """What an answer would have weighed over a network, as much as the first one with content; who is in it unsaid."""
     whole = next((reply for reply in replies if not reply.has_error()), None)
-    return 0 if whole is None else encode(whole).size() * asked
+    if whole is None:
+        return 0
+    return size_of(whole.metadata, {name: one for name, one in whole.content.items() if name != COHORT})
 
 
 def _asked_one_by_one(message: Message, context: Context) -> Message:

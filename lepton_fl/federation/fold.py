@@ -1,7 +1,7 @@
 """A round's mean as its models come: no more of a cohort is in memory than one chunk.
 
-For strategies that need the mean only. What comes of it does not depend on chunks or workers: models are added in the
-order of names, in float64.
+For strategies that need the mean only. Single models are added in the order of names, in float64, so that what comes of
+them does not depend on chunks or workers; an executor's sums are float32 already, and depend on chunks by its rounding.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lepton_fl.federation.arrays import LARGEST_VALUE, BadArrays, Template
-from lepton_fl.federation.codec import array_of
+from lepton_fl.federation.arrays import Template, refuse_broken, split
+from lepton_fl.federation.codec import arrays_in
 from lepton_fl.federation.cohort_release import CohortRelease, clipped
-from lepton_fl.flower import ArrayRecord
+from lepton_fl.flower import ArrayRecord, array_record
 from lepton_fl.privacy.noise import clip_target
 
 _BLOCK = 1 << 16  # values taken to float64 at once, which stay in a core's cache
@@ -33,14 +33,14 @@ class Folding:
 class Fold:
     """The sum of one round so far."""
 
-    def __init__(self, folding: Folding, before: Tensor) -> None:
+    def __init__(self, folding: Folding, before: Tensor, room: Tensor) -> None:
         """
         Args:
             before: float32 [d], the model that was sent out.
+            room: float32 [d], which is written to; of use again for the next round, as new pages cost more than a sum.
         """
-        self._folding, self._before = folding, before
-        self._total = torch.zeros(len(before), dtype=torch.float64)
-        self._room = torch.empty(min(_BLOCK, len(before)), dtype=torch.float64)
+        self._folding, self._before, self._room = folding, before, room
+        self._total: Tensor | None = None  # float64; float32 while it is one sum of an executor's
         self._weight, self._moved, release = 0, 0, folding.release
         self._target = math.inf
         if release is not None:
@@ -55,12 +55,11 @@ class Fold:
         """
         refuse_broken(values, self._folding.template)
         if self._folding.release is not None:
-            self._total += clipped(values.to(torch.float64) - self._before.to(torch.float64), self._target)
+            self._wide().add_(clipped(values.to(torch.float64) - self._before.to(torch.float64), self._target))
             self._weight = 1
             return
         counted = min(weight, self._folding.weight_cap)
-        for part, total in zip(values.split(_BLOCK), self._total.split(_BLOCK), strict=True):
-            total.add_(self._room[: len(part)].copy_(part), alpha=counted)
+        _add(self._wide(), values, counted)
         self._weight += counted
 
     def add_sum(self, total: Tensor, weight: int) -> None:
@@ -70,8 +69,10 @@ class Fold:
             total: float32 [d], the sum of weight * (model - the one sent out).
             weight: of all of them, each within the cap.
         """
-        for part, own in zip(total.split(_BLOCK), self._total.split(_BLOCK), strict=True):
-            own.add_(self._room[: len(part)].copy_(part))
+        if self._total is None:
+            self._total = self._room.copy_(total)
+        else:
+            _add(self._wide(), total, 1)
         self._weight += weight
         self._moved += weight
 
@@ -83,32 +84,34 @@ class Fold:
         """
         template, release = self._folding.template, self._folding.release
         if release is None:
-            mean = torch.empty_like(self._before)
-            for out, before, total in zip(
-                *(one.split(_BLOCK) for one in (mean, self._before, self._total)), strict=True
-            ):
-                if self._moved:
-                    total.add_(self._room[: len(before)].copy_(before), alpha=self._moved)
-                out.copy_(total.div_(self._weight))
-            return arrays_of(mean, template), self._weight
-        parts = dict(zip(template, self._total.split([math.prod(shape) for shape in template.values()]), strict=True))
+            return arrays_of(self._mean(), template), self._weight
+        parts = dict(zip(template, split(self._wide(), template), strict=True))
         total = torch.cat([parts[name] for name in sorted(parts)])
         return release.of_sum(total.numpy(), arrays, round), 1
 
+    def _wide(self) -> Tensor:
+        """The sum so far, to be added to."""
+        if self._total is None:
+            self._total = torch.zeros(len(self._before), dtype=torch.float64)
+        self._total = self._total.to(torch.float64)
+        return self._total
 
-def refuse_broken(values: Tensor, template: Template) -> None:
-    """Return if every value is one that `arrays.checked` takes; raises `BadArrays` naming the tensor."""
-    # The squares' sum is the cheapest look at every value; NaN compares false.
-    if float(torch.dot(values, values)) <= LARGEST_VALUE**2:
-        return
-    for name, part in zip(template, values.split([math.prod(shape) for shape in template.values()]), strict=True):
-        if not bool((part.abs() <= LARGEST_VALUE).all()):
-            raise BadArrays(f"{name} has values that are not finite or beyond {LARGEST_VALUE:g}")
+    def _mean(self) -> Tensor:
+        """Everybody's, in the room."""
+        if self._total is not None and self._total.dtype is torch.float32:
+            return torch.add(self._before, self._total, alpha=1 / self._weight, out=self._room)
+        total = self._wide()
+        if self._moved:
+            _add(total, self._before, self._moved)
+        return self._room.copy_(total.div_(self._weight))
+
+
+def _add(total: Tensor, values: Tensor, weight: int) -> None:
+    """total += weight * values, in float64; `values` are widened a block at a time."""
+    for own, part in zip(total.split(_BLOCK), values.split(_BLOCK), strict=True):
+        own.add_(part, alpha=weight)
 
 
 def arrays_of(values: Tensor, template: Template) -> ArrayRecord:
     """A flat state as float32 arrays, named and ordered as the template."""
-    parts = values.to(torch.float32).split([math.prod(shape) for shape in template.values()])
-    return ArrayRecord(
-        {name: array_of(part.numpy().reshape(template[name])) for name, part in zip(template, parts, strict=True)}
-    )
+    return array_record(zip(template, arrays_in(values.to(torch.float32).numpy(), template.values()), strict=True))

@@ -11,15 +11,14 @@ from uuid import uuid4
 
 from lepton_fl.errors import LeptonError, WorkerLost
 from lepton_fl.federation.codec import BadMessage, Route, decode, encode
+from lepton_fl.federation.grids import OfRun, by_name
 from lepton_fl.flower import (
     CLIENT_APP_RAISED,
     NODE_UNAVAILABLE,
     Context,
     Error,
-    Grid,
     Message,
     RecordDict,
-    Run,
     enter_run,
 )
 from lepton_fl.link.frames import Parts
@@ -68,7 +67,7 @@ class Unwatched:
         """See `Watch.carried`."""
 
 
-class LocalGrid(Grid):
+class LocalGrid(OfRun):
     """Institutions are called one after another; whose turn it is first changes nothing."""
 
     def __init__(
@@ -77,9 +76,9 @@ class LocalGrid(Grid):
         institutions: Sequence[str],
         watch: Watch = Unwatched(),  # noqa: B008 - it has no state
     ) -> None:
+        super().__init__(enter_run(LOCAL_RUN))
         self._app = app
         self._watch = watch
-        self._run = enter_run(LOCAL_RUN)
         self.names = {node_id_of(name): name for name in institutions}
         self._contexts = {
             node_id: Context(LOCAL_RUN, node_id, {"institution": name}, RecordDict(), {})
@@ -87,29 +86,9 @@ class LocalGrid(Grid):
         }
         self._replies: dict[str, Message] = {}
 
-    def set_run(self, run: Run) -> None:
-        """See `Grid.set_run`."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """See `Grid.run`."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """See `Grid.create_message`."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
     def get_node_ids(self) -> Iterable[int]:
-        """Every institution's node id, in the order of names: whom a strategy samples must not depend on ids."""
-        return sorted(self.names, key=lambda node_id: self.names[node_id])
+        """Every institution's node id, in the order of names."""
+        return by_name(self.names)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Call the ClientApp for each message; the replies wait for `pull_messages` under these ids."""

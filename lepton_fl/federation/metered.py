@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from lepton_fl.energy.meter import Meter
 from lepton_fl.energy.spent import AGGREGATE, COMMUNICATE, EVALUATE, NOTHING, TRAIN, Joules, Line, Spent
-from lepton_fl.flower import Message, MessageType
+from lepton_fl.flower import Message, MessageType, config_of
 
 OPERATOR = "(operator)"  # no institution can be called so
 _KEPT = "config"
@@ -28,8 +28,8 @@ class Tally:
     def turn(self, institution: str, message: Message) -> Iterator[None]:
         """What follows is this institution's: carrying, but where it computes."""
         self._add(OPERATOR)
-        if _KEPT in message.content.config_records:  # later steps of a masked round name none
-            self._round = int(str(message.content.config_records[_KEPT].get("server-round", self._round)))
+        if _KEPT in message.content:  # later steps of a masked round name none
+            self._round = int(str(config_of(message.content).get("server-round", self._round)))
         try:
             with self._meter.phase(COMMUNICATE):
                 yield
@@ -40,7 +40,7 @@ class Tally:
     def turns(self, institutions: Sequence[str], message: Message) -> Iterator[None]:
         """What follows is these institutions' together: each is told an equal part."""
         self._add(OPERATOR)
-        self._round = int(str(message.content.config_records[_KEPT]["server-round"]))
+        self._round = int(str(config_of(message.content)["server-round"]))
         try:
             with self._meter.phase(COMMUNICATE):
                 yield

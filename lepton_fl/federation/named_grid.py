@@ -6,51 +6,24 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from lepton_fl.errors import ConfigError
-from lepton_fl.flower import ConfigRecord, Grid, Message, MessageType, RecordDict, Run
+from lepton_fl.federation.grids import Around, by_name
+from lepton_fl.flower import ConfigRecord, Grid, Message, MessageType, RecordDict
 
 IDENTITY = "identity"
 INSTITUTION = "institution"
 _PAUSE_S = 0.05
 
 
-class NamedGrid(Grid):
+class NamedGrid(Around):
     """The same nodes in the order of their institutions' names, which is what a strategy draws its cohort from."""
 
     def __init__(self, inner: Grid, names: Mapping[int, str]) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self.names = names
-
-    def set_run(self, run: Run) -> None:
-        """See `Grid.set_run`."""
-        self._inner.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """See `Grid.run`."""
-        return self._inner.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """See `Grid.create_message`."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Every institution's node id, in the order of names."""
-        return sorted(self.names, key=lambda node_id: self.names[node_id])
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """See `Grid.push_messages`."""
-        return self._inner.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """See `Grid.pull_messages`."""
-        return self._inner.pull_messages(message_ids)
+        return by_name(self.names)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """See `Grid.send_and_receive`; Flower's own looks every three seconds, which is longer than many a round."""

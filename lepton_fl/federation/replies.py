@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from lepton_fl.federation.arrays import BadArrays, Template, checked
+from lepton_fl.federation.codec import array_of
 from lepton_fl.federation.evaluating import Evaluating
 from lepton_fl.federation.histograms import BadHistograms, Evaluated, from_record
-from lepton_fl.flower import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from lepton_fl.flower import Message, MetricRecord, RecordDict, array_record, config_of
 from lepton_fl.strategies.strategy import TRAIN_LOSS_KEY, WEIGHT_KEY
 
 LARGEST_TRAIN_LOSS = 1e6  # nats per record; a larger one is a broken model or a lie
@@ -92,7 +93,7 @@ def sort_summed(
 
 
 def _texts(reply: Message) -> list[object]:
-    names = reply.content.config_records["cohort"]["survivors"]
+    names = config_of(reply.content, "cohort")["survivors"]
     return list(names) if isinstance(names, list) else []
 
 
@@ -112,7 +113,7 @@ def _clean(reply: Message, expected: Expected) -> Message:
         if not 0 <= loss <= LARGEST_TRAIN_LOSS:
             raise BadReply("its training loss is out of range")
         kept[TRAIN_LOSS_KEY] = loss
-    arrays = ArrayRecord({name: Array(value) for name, value in values.items()})
+    arrays = array_record((name, array_of(value)) for name, value in values.items())
     reply.content = RecordDict({"arrays": arrays, "metrics": kept})
     return reply
 

@@ -43,6 +43,7 @@ from lepton_fl.flower import (
     InconsistentMessageReplies,
     Message,
     MetricRecord,
+    array_record,
     config_of,
     strategies,
 )
@@ -237,7 +238,8 @@ class Rounds(strategies.Strategy):
 
     def _note_asked(self, messages: Iterable[Message]) -> None:
         """Remember whose replies are wanted; all others are refused."""
-        self._asked_now = {m.metadata.dst_node_id: self._run.names[m.metadata.dst_node_id] for m in messages}
+        node_ids = [message.metadata.dst_node_id for message in messages]
+        self._asked_now = {node_id: self._run.names[node_id] for node_id in node_ids}
 
     def _summed(self, server_round: int, replies: Iterable[Message]) -> Pool:
         """The cohort's histograms, where nobody sees those of one institution but what it shows of itself."""
@@ -281,7 +283,7 @@ class Rounds(strategies.Strategy):
                 f"model of round {server_round - 1} is the last good one; lower the learning rates"
             )
         made = {name: array_of(value) for name, value in narrowed.items()}
-        return ArrayRecord({name: made.get(name, array) for name, array in arrays.items()}) if made else arrays
+        return array_record((name, made.get(name, array)) for name, array in arrays.items()) if made else arrays
 
 
 def _configs(messages: Sequence[Message]) -> list[ConfigRecord]:

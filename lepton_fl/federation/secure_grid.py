@@ -19,6 +19,7 @@ import numpy.typing as npt
 from lepton_fl.errors import TrainingFailed
 from lepton_fl.federation.arrays import checked, sha256_of
 from lepton_fl.federation.codec import BadMessage
+from lepton_fl.federation.grids import Around
 from lepton_fl.federation.steps import (
     ECHOES,
     INBOX,
@@ -41,7 +42,6 @@ from lepton_fl.flower import (
     MessageType,
     MetricRecord,
     RecordDict,
-    Run,
 )
 from lepton_fl.secure_aggregation.aggregator import Aggregator, Total
 from lepton_fl.secure_aggregation.messages import RoundParams, Upload
@@ -88,30 +88,16 @@ class _Attempt:
         return f"{self.purpose}-{self.round}-{self.number}-{step}"
 
 
-class SecureGrid(Grid):
+class SecureGrid(Around):
     """See the module."""
 
     def __init__(self, grid: Grid, cohort: Cohort, sums: Sums, decide: Decide) -> None:
-        self._grid, self._cohort, self._sums, self._decide = grid, cohort, sums, decide
-
-    def set_run(self, run: Run) -> None:
-        """See `Grid.set_run`."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """See `Grid.run`."""
-        return self._grid.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """See `Grid.create_message`."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+        super().__init__(grid)
+        self._cohort, self._sums, self._decide = cohort, sums, decide
 
     def get_node_ids(self) -> Iterable[int]:
         """The nodes of the contract's institutions; nobody else is ever asked."""
-        return [one for one in self._grid.get_node_ids() if self._cohort.names.get(one) in self._cohort.identities]
+        return [one for one in self._inner.get_node_ids() if self._cohort.names.get(one) in self._cohort.identities]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Nothing is sent by itself: a masked round is one call."""
@@ -139,7 +125,7 @@ class SecureGrid(Grid):
         refused: dict[str, str] = {}
         for number in range(1, _ATTEMPTS + 1):
             attempt = _Attempt(first.metadata.message_type, round, number, asked)
-            exchange = _Exchange(self._grid, self._decide, attempt, timeout)
+            exchange = _Exchange(self._inner, self._decide, attempt, timeout)
             try:
                 total = self._sum(attempt, exchange, refused)
                 return [self._reply(attempt, total), *_errors(asked, refused, total.survivors)]

@@ -10,16 +10,20 @@ per coordinate, which `clip_target` takes off the clipping norm beforehand.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from lepton_fl.errors import ConfigError
-from lepton_fl.privacy.gaussian import PAIRS
+from lepton_fl.privacy.gaussian import CHUNK
+from lepton_fl.privacy.kernels import Floats, OnGrid, Scales
 from lepton_fl.privacy.randomness import Stream
 
 _GRID_BITS = 20
-_PART = 2 * PAIRS
 # A record's float32 gradient can round otherwise when another is missing, and so does the float32 sum of up to 512
 # records (training.bookkeeping.portions). A neighbour was seen to move a sum by 1 + 7e-5 times the norm, where
 # 512 * 2^-24 is 3e-5; the margin is more than 30 times that: measured (bench/float32_sums.py), not proven.
@@ -51,7 +55,7 @@ def clip_target(clipping_norm: float, stddev: float, parameters: int) -> float:
     return target
 
 
-def add_noise(clipped_sum: torch.Tensor, stddev: float, stream: Stream) -> None:
+def add_noise(clipped_sum: Tensor, stddev: float, stream: Stream) -> None:
     """Turn a clipped sum, in place, into the release: sum plus Gaussian noise, on the grid.
 
     Args:
@@ -61,25 +65,53 @@ def add_noise(clipped_sum: torch.Tensor, stddev: float, stream: Stream) -> None:
 
     Source: Dwork and Roth 2014, "The Algorithmic Foundations of Differential Privacy", section 3.5.2.
     """
-    for place, numbers in noised_steps(clipped_sum, stddev, stream):
-        clipped_sum[place].copy_(numbers).mul_(grid_step(stddev))
+    release(clipped_sum, stddev, stream, 1.0, clipped_sum)
 
 
-def noised_steps(clipped_sum: torch.Tensor, stddev: float, stream: Stream) -> Iterator[tuple[slice, torch.Tensor]]:
-    """What `add_noise` makes of a sum, float64 or float32, part by part, in whole numbers of grid steps.
+class _Memory(threading.local):
+    """A chunk's noise, of each thread."""
 
-    Yields:
-        A part's place, and its numbers, float64, in memory that the next part is written to; the sum is left alone.
+    def __init__(self) -> None:
+        self.noise = np.empty(CHUNK)
+
+
+_memory = _Memory()
+
+
+@dataclass(frozen=True)
+class Onto:
+    """What a release is added to, in the same pass over memory."""
+
+    values: Tensor  # [d]; they depend on earlier releases alone
+    share: float  # of them that stays
+
+
+def release(
+    clipped_sum: Tensor, stddev: float, stream: Stream, gain: float, out: Tensor, onto: Onto | None = None
+) -> None:
+    """out = gain * (the sum on the grid + Gaussian noise, on the grid), see `add_noise`, plus a share of `onto`.
+
+    Args:
+        clipped_sum: float64 or float32 [d], on any device; `out` may be the same, or the values of `onto`.
+        gain: a number that depends on no record; the product is taken in float64.
     """
     step = grid_step(stddev)
-    count = clipped_sum.shape[0]
-    width = min(_PART, count)
-    noise = torch.empty(width, dtype=torch.float64)
-    numbers = torch.empty(width, dtype=torch.float64, device=clipped_sum.device)
-    for start in range(0, count, _PART):
-        place = slice(start, start + _PART)
-        part = clipped_sum[place]
-        own, made = (noise, numbers) if start + width <= count else (noise[: count - start], numbers[: count - start])
-        stream.normal_(own)
-        made.copy_(part).mul_(1 / step).round_().add_(own.to(part.device), alpha=stddev / step).round_()
-        yield place, made
+    scales = Scales(1 / step, stddev / step, gain * step, 0.0 if onto is None else onto.share)
+    if clipped_sum.device.type == "cpu":
+        grid = OnGrid(clipped_sum, out, None if onto is None else onto.values, scales)
+        for place, noise in _drawn(len(clipped_sum), stream):
+            grid.part(place.start, noise)
+        return
+    for place, noise in _drawn(len(clipped_sum), stream):
+        numbers = clipped_sum[place].to(torch.float64, copy=True).mul_(scales.per_step).round_()
+        numbers.add_(torch.from_numpy(noise).to(numbers.device), alpha=scales.stddev).round_().mul_(scales.gain)
+        out[place].copy_(numbers if onto is None else numbers.add_(onto.values[place], alpha=onto.share))
+
+
+def _drawn(count: int, stream: Stream) -> Iterator[tuple[slice, Floats]]:
+    """Standard normal numbers part by part, float64, in memory that the next part is written to."""
+    noise = _memory.noise
+    for start in range(0, count, CHUNK):
+        part = noise if start + CHUNK <= count else noise[: count - start]
+        stream.standard_normal(part)
+        yield slice(start, start + len(part)), part

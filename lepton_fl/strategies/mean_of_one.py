@@ -20,8 +20,9 @@ def aggregated(
 ) -> tuple[ArrayRecord | None, MetricRecord | None]:
     """What the strategy's `aggregate_train` makes of checked replies, to the bit."""
     if type(strategy) in _MEANS and len(replies) == 1:
-        content = replies[0].content
-        arrays, metrics = list(content.array_records.values()), list(content.metric_records.values())
+        records = list(replies[0].content.values())
+        arrays = [one for one in records if isinstance(one, ArrayRecord)]
+        metrics = [one for one in records if isinstance(one, MetricRecord)]
         if len(arrays) == len(metrics) == 1:
             return arrays[0], MetricRecord({key: one for key, one in metrics[0].items() if key != WEIGHT_KEY})
     return strategy.aggregate_train(round, replies)

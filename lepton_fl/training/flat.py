@@ -33,21 +33,17 @@ class StepVectors:
     """The vectors of d numbers that private steps work in, made once a round: a gradient, and seldom a wider sum."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._gradient = torch.zeros(size(model), device=device_of(model))
+        self.gradient = torch.zeros(size(model), device=device_of(model))
         self._wide: Tensor | None = None
-        self._views = list(_parts(_trained(model), self._gradient))
+        self._views = list(_parts(_trained(model), self.gradient))
 
     def zeros(self, dtype: torch.dtype) -> Tensor:
         """A vector to add a step's sum up in, all zero: of float32 the gradient itself, else one of float64."""
         if dtype is torch.float32:
-            return self._gradient.zero_()
+            return self.gradient.zero_()
         if self._wide is None:
-            self._wide = torch.empty_like(self._gradient, dtype=torch.float64)
+            self._wide = torch.empty_like(self.gradient, dtype=torch.float64)
         return self._wide.zero_()
-
-    def take(self, place: slice, numbers: Tensor, scale: float) -> None:
-        """This part of the gradient is so many numbers, float64, times `scale`; they are changed."""
-        self._gradient[place].copy_(numbers.mul_(scale))
 
     def give(self) -> None:
         """Each trained parameter has its part of the gradient, as a view where it is of float32."""

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import chain, cycle, islice, repeat
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -45,7 +48,26 @@ def train_plainly(model: nn.Module, examples: Examples, training: Training, task
 
 def batches(records: int, sampling_rate: float, stream: Stream) -> Iterator[Tensor]:
     """Shuffled epochs cut into batches of sampling_rate * records, for ever."""
-    size = max(1, math.ceil(sampling_rate * records))
+    size = _batch_size(records, sampling_rate)
     while True:
         order = torch.from_numpy(stream.permutation(records))
         yield from order.split(size)
+
+
+@lru_cache(maxsize=1024)
+def sizes_of_batches(records: int, sampling_rate: float, steps: int) -> tuple[int, ...]:
+    """How many records each of the first `steps` of `batches` has."""
+    size = _batch_size(records, sampling_rate)
+    left = records % size
+    return tuple(islice(cycle(chain(repeat(size, records // size), [left] if left else [])), steps))
+
+
+def first_batches(records: int, sampling_rate: float, steps: int, stream: Stream) -> Tensor:
+    """The positions in the first `steps` of `batches`, one after another, int64; at least one record."""
+    count = sum(sizes_of_batches(records, sampling_rate, steps))
+    orders = [stream.permutation(records) for _ in range(math.ceil(count / records))]
+    return torch.from_numpy(orders[0] if len(orders) == 1 else np.concatenate(orders))[:count]
+
+
+def _batch_size(records: int, sampling_rate: float) -> int:
+    return max(1, math.ceil(sampling_rate * records))

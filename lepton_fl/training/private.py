@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lepton_fl.privacy.noise import clip_target, grid_step, noised_steps
+from lepton_fl.privacy.noise import clip_target, release
 from lepton_fl.privacy.randomness import Stream
 from lepton_fl.training.clipped_sum import ClippedSum
 from lepton_fl.training.device import device_of
@@ -70,14 +70,12 @@ def train_privately(
     draws = Draws(task.randomness.stream("sampling"), task.randomness.stream("noise"))
     optimizer = training.make_optimizer(model, task.round)
     pull = ProximalPull(model, task.proximal_mu)
-    vectors, scale = StepVectors(model), scale * grid_step(mechanism.stddev)
+    vectors, memory = StepVectors(model), (model, training.physical_batch)
     engine.attach(model)
     try:
         for _ in range(training.local_steps):
-            for place, numbers in _noised(
-                examples, mechanism, engine, draws, (model, training.physical_batch), vectors
-            ):
-                vectors.take(place, numbers, scale)
+            total = _total(examples, mechanism, engine, draws.sampling, memory, vectors)
+            release(total, mechanism.stddev, draws.noise, scale, vectors.gradient)
             vectors.give()
             pull.add_gradient()
             optimizer.step()
@@ -102,30 +100,29 @@ def take_step(
     Returns:
         float64 [d], on the grid.
     """
-    vectors, step = StepVectors(memory[0]), grid_step(mechanism.stddev)
-    out = torch.zeros(size(memory[0]), dtype=torch.float64, device=device_of(memory[0]))
-    for place, numbers in _noised(examples, mechanism, engine, draws, memory, vectors):
-        out[place].copy_(numbers).mul_(step)
+    total = _total(examples, mechanism, engine, draws.sampling, memory, StepVectors(memory[0]))
+    out = torch.empty_like(total, dtype=torch.float64)
+    release(total, mechanism.stddev, draws.noise, 1.0, out)
     return out
 
 
-def _noised(
+def _total(
     examples: Examples,
     mechanism: Mechanism,
     engine: ClippedSum,
-    draws: Draws,
+    sampling: Stream,
     memory: tuple[nn.Module, int],
     vectors: StepVectors,
-) -> Iterator[tuple[slice, Tensor]]:
-    """A release part by part, in whole numbers of grid steps; see `noised_steps`."""
+) -> Tensor:
+    """The clipped sum over one draw, [d], in memory of `vectors`: nothing that may be released."""
     physical_batch = memory[1]
-    parts = list(_parts(examples, mechanism, draws.sampling, physical_batch))
+    parts = list(_parts(examples, mechanism, sampling, physical_batch))
     # A batch that the engine adds up in float32 anyway needs no wider sum: the numbers are the same.
     is_narrow = len(parts) <= 1 and sum(len(part.index) for part in parts) <= engine.most_in_float32
     total = vectors.zeros(torch.float32 if is_narrow else torch.float64)
     target = clip_target(mechanism.clipping_norm, mechanism.stddev, len(total))
     _add_parts(parts, examples, engine, target, total)
-    return noised_steps(total, mechanism.stddev, draws.noise)
+    return total
 
 
 class Drawing(Protocol):

@@ -47,13 +47,17 @@ class Training:
                 "nothing was trained; set it to 0"
             )
 
+    def rate(self, round: int) -> float:
+        """The learning rate of a round, counted from 1."""
+        return self.learning_rate * self.learning_rate_decay ** (round - 1)
+
     def make_optimizer(self, model: torch.nn.Module, round: int) -> torch.optim.Optimizer:
         """The optimizer of one round of local training, without memory of earlier rounds.
 
         Private training gives it noisy gradients alone, so that whatever it remembers of them is released already.
         """
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        rate = self.learning_rate * self.learning_rate_decay ** (round - 1)
+        rate = self.rate(round)
         if self.optimizer == ADAM:
             return torch.optim.Adam(
                 trained, lr=rate, betas=_ADAM_BETAS, eps=_ADAM_EPSILON, weight_decay=self.weight_decay

@@ -32,8 +32,8 @@ class Part:
 def drawn_records(records: int, sampling_rate: float, sampling: Stream, physical_batch: int) -> Iterator[Part]:
     """A Poisson draw over records, in batches of at most `physical_batch`."""
     drawn = torch.from_numpy(np.flatnonzero(sampling.bernoulli(records, sampling_rate)))
-    for index in drawn.split(physical_batch) if len(drawn) else ():
-        yield Part(index, None)
+    for start in range(0, len(drawn), physical_batch):
+        yield Part(drawn[start : start + physical_batch], None)
 
 
 def drawn_subjects(

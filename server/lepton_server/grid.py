@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from lepton_fl.errors import LeptonError
 from lepton_fl.federation.codec import encode
-from lepton_fl.flower import NODE_UNAVAILABLE, Error, Grid, Message, RecordDict, Run, enter_run
+from lepton_fl.federation.grids import OfRun, by_name
+from lepton_fl.flower import NODE_UNAVAILABLE, Error, Message, enter_run
 from lepton_fl.link.frames import Parts
 from lepton_fl.show import counted_institutions
 from lepton_server.hub import Hub
@@ -33,34 +34,19 @@ class Least:
     asked: int  # that the contract promises
 
 
-class HubGrid(Grid):
+class HubGrid(OfRun):
     """Flower's Grid over the hub."""
 
     def __init__(self, hub: Hub, run_id: int, members: Mapping[int, str], least: Least) -> None:
         """Args:
         members: who can be asked in the open round, node id to institution.
         """
+        super().__init__(enter_run(run_id))
         self._hub, self._members, self._least = hub, members, least
-        self._run = enter_run(run_id)
-
-    def set_run(self, run: Run) -> None:
-        """See `Grid.set_run`."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """See `Grid.run`."""
-        return self._run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """See `Grid.create_message`."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Every member of the round by name, connected or not: one that is away may be back before its round ends."""
-        return sorted(self._members, key=lambda node_id: self._members[node_id])
+        return by_name(self._members)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send, without waiting for answers."""

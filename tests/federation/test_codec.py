@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lepton_fl.federation.codec import BadMessage, Route, array_of, decode, encode, values_of
+from lepton_fl.federation.codec import BadMessage, Route, array_of, arrays_in, decode, encode, values_of
 from lepton_fl.flower import (
     Array,
     ArrayRecord,
@@ -167,6 +167,15 @@ def test_an_array_is_made_and_read_as_flower_does(dtype: type[np.generic], shape
         assert np.array_equal(values_of(made), numbers)
     in_columns = Array(np.array(values, order="F"))
     assert np.array_equal(values_of(in_columns), values)
+
+
+def test_arrays_of_one_vector_are_those_of_its_parts() -> None:
+    flat = np.arange(9, dtype=np.float32)
+    made = list(arrays_in(flat, [(2, 3), (0,), (), (2,)]))
+    parts = [flat[:6].reshape(2, 3), flat[:0], flat[6].reshape(()), flat[7:]]
+    for one, part in zip(made, parts, strict=True):
+        right = array_of(part)
+        assert (one.data, one.dtype, one.shape, one.stype) == (right.data, right.dtype, right.shape, right.stype)
 
 
 def test_an_array_of_fewer_values_than_it_says_is_refused() -> None:

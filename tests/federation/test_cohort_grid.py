@@ -141,6 +141,18 @@ def test_energy_is_told_of_every_institution(plans: Callable[..., Plan], tmp_pat
     assert outcome.energy["by_phase"]["communicate"]["bytes_up"] > 0
 
 
+def test_a_cohort_that_is_trained_together_counts_the_bytes_of_its_messages(alone: Alone, tmp_path: Path) -> None:
+    one, (carried, _) = alone("privacy=none", "training.local_steps=2")
+    counted = simulated(one, tmp_path, "lowered", 3)[0]
+    assert carried.energy is not None
+    assert counted.energy is not None
+    sent, told = carried.energy["by_phase"]["communicate"], counted.energy["by_phase"]["communicate"]
+    assert told["bytes_down"] == sent["bytes_down"]
+    # A mean's weight may have a digit more than an institution's, and a mean tells no loss.
+    answers = 2 * 2 * len(counted.facts.institutions)
+    assert abs(told["bytes_up"] - sent["bytes_up"]) <= 32 * answers
+
+
 @pytest.mark.parametrize("executor", ["lowered", "vmap"])
 def test_patients_are_refused_by_an_executor_that_cannot_draw_them(
     executor: str, plans: Callable[..., Plan], tmp_path: Path

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lepton_fl.errors import ConfigError
-from lepton_fl.privacy.noise import add_noise, clip_target, grid_step
+from lepton_fl.privacy.gaussian import CHUNK
+from lepton_fl.privacy.noise import Onto, add_noise, clip_target, grid_step, release
 from lepton_fl.privacy.randomness import Stream
 
 
@@ -41,6 +42,41 @@ def test_every_release_lies_on_the_grid(stddev: float, seed: int) -> None:
     add_noise(release, stddev, stream())
     multiples = release / grid_step(stddev)
     assert torch.equal(multiples, multiples.round())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [1, 777, CHUNK, 2 * CHUNK + 5])
+def test_a_release_is_the_sum_and_the_noise_each_rounded_to_the_grid_times_the_gain(
+    count: int, dtype: torch.dtype
+) -> None:
+    rng, stddev = np.random.default_rng(count), 0.7
+    total = torch.from_numpy(rng.normal(size=count) * 100).to(dtype)
+    noise, step = torch.empty(count, dtype=torch.float64), grid_step(stddev)
+    stream().standard_normal(noise.numpy())
+    expected = ((total.double() / step).round() + noise * (stddev / step)).round() * (0.3 * step)
+    out = torch.empty(count, dtype=dtype)
+    release(total, stddev, stream(), 0.3, out)
+    assert torch.equal(out, expected.to(dtype))
+    release(total, stddev, stream(), 0.3, total)
+    assert torch.equal(total, out)
+
+
+@pytest.mark.parametrize("count", [3, 2 * CHUNK + 5])
+def test_a_release_is_added_to_a_share_of_other_values_in_one_pass(count: int) -> None:
+    total, values = (torch.arange(count, dtype=torch.float64) * scale for scale in (0.01, -0.3))
+    alone, onto = (torch.empty(count, dtype=torch.float64) for _ in range(2))
+    release(total, 2.0, stream(), -0.1, alone)
+    release(total, 2.0, stream(), -0.1, onto, Onto(values, 0.75))
+    assert torch.allclose(onto, 0.75 * values + alone, rtol=1e-15, atol=1e-12)
+    release(total, 2.0, stream(), -0.1, values, Onto(values, 0.75))
+    assert torch.equal(values, onto)
+
+
+def test_a_sum_that_is_not_a_number_stays_none() -> None:
+    total = torch.tensor([math.nan, math.inf, 1e300, 0.0], dtype=torch.float64)
+    add_noise(total, 1.0, stream())
+    assert total[:3].isfinite().tolist() == [False, False, True]
+    assert float(total[2]) == 1e300
 
 
 @given(st.floats(1e-9, 1e9))

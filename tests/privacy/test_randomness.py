@@ -7,11 +7,12 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from lepton_fl.privacy import randomness
 from lepton_fl.privacy.randomness import Randomness, Stream
 
 
@@ -19,10 +20,24 @@ def stream(label: str = "test") -> Stream:
     return Stream(hashlib.sha256(label.encode()).digest())
 
 
-def test_words_are_the_aes_256_ctr_key_stream() -> None:
+def counter_mode(key: bytes, nonce: int) -> CipherContext:
+    """What GCM encrypts with: its counter starts at 2 behind a nonce of 12 bytes (NIST SP 800-38D, 7.1)."""
+    start = nonce.to_bytes(12, "big") + (2).to_bytes(4, "big")
+    return Cipher(algorithms.AES256(key), modes.CTR(start)).encryptor()
+
+
+def test_words_are_the_aes_256_key_stream_of_counter_mode() -> None:
     key = bytes(range(32))
-    expected = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor().update(bytes(40))
-    assert Stream(key).words(5).tobytes() == expected
+    assert Stream(key).words(5).tobytes() == counter_mode(key, 0).update(bytes(40))
+
+
+def test_where_a_nonce_ends_the_next_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(randomness, "_BYTES_PER_NONCE", 48)
+    key = bytes(range(32))
+    expected = b"".join(counter_mode(key, nonce).update(bytes(48)) for nonce in range(3))
+    whole, pieces = Stream(key), Stream(key)
+    assert whole.random_bytes(144) == expected
+    assert b"".join(pieces.random_bytes(count) for count in (40, 20, 36, 48)) == expected
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=6))
@@ -82,15 +97,15 @@ def test_global_generators_neither_decide_nor_notice_the_noise() -> None:
     def draw() -> list[float]:
         torch.manual_seed(0)
         np.random.seed(0)
-        out = torch.empty(4)
-        Randomness(None).stream("noise").normal_(out)
+        out = np.empty(4)
+        Randomness(None).stream("noise").standard_normal(out)
         return out.tolist()
 
     before = torch.get_rng_state()
     assert draw() != draw()
     torch.manual_seed(0)
     untouched = torch.get_rng_state()
-    Randomness(None).stream("noise").normal_(torch.empty(4))
+    Randomness(None).stream("noise").standard_normal(np.empty(4))
     assert torch.equal(untouched, torch.get_rng_state())
     torch.set_rng_state(before)
 

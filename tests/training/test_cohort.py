@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from second_device import second_device
 from torch import Tensor, nn
 
 from lepton_fl.errors import UnsupportedModel
@@ -181,9 +182,9 @@ def test_what_is_added_up_in_float32_is_what_an_engine_adds_up_so() -> None:
     counted: list[int] = []
 
     class Counting(Lowered):
-        def clipped(self, values: Tensor, batch: Batch, target: float, out: Tensor) -> None:
+        def clipped(self, values: Tensor, batch: Batch, target: float, rows: Sequence[Tensor]) -> Iterator[int]:
             counted.append(batch.labels.shape[1])
-            super().clipped(values, batch, target, out)
+            return super().clipped(values, batch, target, rows)
 
     model, asked = mlp(), members([1100, 30])
     found = trained(Together(work, Counting, Never()), model, asked, 2)
@@ -288,6 +289,7 @@ def test_a_sum_of_updates_is_the_sum_of_single_ones(
     (found,) = lowered(work).train(model, asked)
     assert isinstance(found, Summed)
     assert found.weight == sum(3 + number for number in range(len(sizes)))
+    assert not found.total.is_inference()
     start = flat_state(model).double()
     single = trained(Sequential(work), model, asked, 1)
     right = sum((3 + number) * (values.double() - start) for number, (values, _) in enumerate(single))
@@ -301,6 +303,47 @@ def test_a_sum_that_one_institution_could_spoil_is_not_made() -> None:
     asked[0].examples.features[3] = float("nan")
     outcomes = list(lowered(work).train(wide(CLASSES, bias=True), asked))
     assert [type(one) for one in outcomes] == [Trained, Trained]
+
+
+@pytest.mark.parametrize("layer", ["1", "5"])
+def test_a_sum_with_a_value_that_a_reply_must_not_have_is_not_made(layer: str) -> None:
+    asked, work = [replace(one, weight=1) for one in members([10, 8])], Work(training(), None, opacus)
+    model = wide(CLASSES, bias=True)
+    with torch.no_grad():
+        model.get_parameter(f"{layer}.bias")[1] = 2e5
+    assert [type(one) for one in lowered(work).train(model, asked)] == [Trained, Trained]
+
+
+def test_a_label_that_the_model_does_not_know_fails_alone_where_a_sum_is_wanted() -> None:
+    asked, work = [replace(one, weight=1) for one in members([10, 8, 6])], Work(training(), None, opacus)
+    asked[1].examples.labels[:] = CLASSES
+    outcomes = list(Together(work, Lowered, Sequential(work)).train(wide(CLASSES, bias=True), asked))
+    assert [type(one) for one in outcomes] == [Trained, Failed, Trained]
+
+
+@pytest.mark.parametrize("changed", [{}, {"weight_decay": 0.1}])
+def test_what_a_chunk_leaves_in_memory_is_nothing_to_the_next_one(changed: dict[str, float | str]) -> None:
+    model, work = wide(CLASSES, bias=True), Work(training(**changed), None, opacus)
+    asked = [replace(one, weight=2) for one in members([9, 7, 3, 8, 8, 8, 1])]
+    chunks = [asked[:3], asked[3:6], asked[2:4], asked[6:], asked[:3], asked[4:6], asked[3:5]]
+    used = lowered(work)
+    found = [one for chunk in chunks for one in used.train(model, chunk)]
+    alone = [one for chunk in chunks for one in lowered(work).train(model, chunk)]
+    for one, other in zip(found, alone, strict=True):
+        assert isinstance(one, Summed)
+        assert isinstance(other, Summed)
+        assert torch.equal(one.total, other.total)
+
+
+def test_a_sum_is_the_same_on_another_device() -> None:
+    model, work = wide(CLASSES, bias=True), Work(training(weight_decay=0.1), None, opacus)
+    asked = [replace(one, weight=3) for one in members([9, 7, 3], 0.2, weights=True)]
+    (here,) = lowered(work).train(model, asked)
+    with second_device() as device:
+        (found,) = lowered(work).train(copy.deepcopy(model).to(device), asked)
+    assert isinstance(here, Summed)
+    assert isinstance(found, Summed)
+    assert float((found.total - here.total).norm()) <= 1e-5 * float(here.total.norm())
 
 
 @pytest.mark.parametrize("changed", [{"momentum": 0.9}, {"optimizer": "adam"}])
@@ -348,8 +391,8 @@ def test_a_batched_model_of_convolutions_trains_each_member_as_if_alone(mechanis
 class Unclipped(Lowered):
     """Gradients that were told of a bound and do not keep it."""
 
-    def clipped(self, values: Tensor, batch: Batch, target: float, out: Tensor) -> None:
-        super().clipped(values, batch, 1e9 * target, out)
+    def clipped(self, values: Tensor, batch: Batch, target: float, rows: Sequence[Tensor]) -> Iterator[int]:
+        return super().clipped(values, batch, 1e9 * target, rows)
 
 
 @pytest.mark.parametrize("gradients", [Lowered, Vmapped])

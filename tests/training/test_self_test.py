@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lepton_fl.federation.client_app import ClientProgram, client_app
 from lepton_fl.models.mlp import Mlp
 from lepton_fl.models.shape import Shape
+from lepton_fl.privacy.kernels import Floats
 from lepton_fl.privacy.randomness import Randomness, Stream
 from lepton_fl.privacy.rounds_spent import InMemory
 from lepton_fl.training.bookkeeping.engine import BookKeeping
@@ -38,8 +39,8 @@ SETTINGS = [(1.0, 17.45), (1.0, 0.5), (0.25, 1.1), (0.01, 0.8), (0.01, 300.0)]
 class Halved(Stream):
     """Noise of half the standard deviation."""
 
-    def normal_(self, out: Tensor) -> None:
-        super().normal_(out)
+    def standard_normal(self, out: Floats) -> None:
+        super().standard_normal(out)
         out /= 2
 
 
@@ -62,8 +63,8 @@ class ClippedPerBatch(BookKeeping):
 class NoiseForSome(Stream):
     """The last tenth of the coordinates stays without noise, the others have a little more."""
 
-    def normal_(self, out: Tensor) -> None:
-        super().normal_(out)
+    def standard_normal(self, out: Floats) -> None:
+        super().standard_normal(out)
         out *= math.sqrt(10 / 9)
         out[len(out) - len(out) // 10 :] = 0.0
 

@@ -17,8 +17,10 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
 
 from lepton_fl.errors import UnsupportedModel
+from lepton_fl.training.bookkeeping.flat_sum import FlatSum
 from lepton_fl.training.bookkeeping.kept import Kept
-from lepton_fl.training.bookkeeping.pieces import LEAST_SHARE, Explicit, Piece, Product, Regroup, squares
+from lepton_fl.training.bookkeeping.lengths import LEAST_SHARE, squares
+from lepton_fl.training.bookkeeping.pieces import Explicit, Piece, Product, Regroup
 from lepton_fl.training.bookkeeping.tape import Forward, Place, Slots, Tape
 from lepton_fl.training.flat import Slot
 
@@ -103,7 +105,7 @@ class Convolution:
             norms.append(group.squared_norms().view(-1, self.geometry.groups).sum(dim=1))
         return torch.cat(norms)
 
-    def add(self, factors: Tensor, flat: Tensor) -> None:
+    def add(self, factors: Tensor, flat: FlatSum) -> None:
         """See `Piece.add`."""
         made, zeros = self.geometry, (0,) * len(self.geometry.kernel)
         weight = self.x.new_empty(1).expand(self.weight.shape)  # its shape alone is read
@@ -112,9 +114,9 @@ class Convolution:
         some = max(1, _POSITIONS // max(1, self.g.shape[2:].numel()))
         for x, g, each in zip(self.x.split(some), self.g.split(some), scale.split(some), strict=True):
             scaled = g * each
-            self.weight.of(flat).add_(torch.ops.aten.convolution_backward(scaled, x, weight, None, *how)[1])
+            flat.of(self.weight).add_(torch.ops.aten.convolution_backward(scaled, x, weight, None, *how)[1])
             if self.bias is not None:
-                self.bias.of(flat).add_(scaled.flatten(2).sum(dim=(0, 2)))
+                flat.of(self.bias).add_(scaled.flatten(2).sum(dim=(0, 2)))
 
     def of_owners(self, regroup: Regroup) -> Piece:
         """See `Piece.of_owners`; never more than a block of the records' own gradients is there at once."""

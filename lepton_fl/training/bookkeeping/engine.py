@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lepton_fl.errors import UnsupportedModel
-from lepton_fl.training.bookkeeping.pieces import Piece, Regroup
+from lepton_fl.training.bookkeeping.clipping import add_clipped, norms_of
+from lepton_fl.training.bookkeeping.compact import Compact, compact
+from lepton_fl.training.bookkeeping.flat_sum import FlatSum
+from lepton_fl.training.bookkeeping.pieces import Piece
 from lepton_fl.training.bookkeeping.portions import MOST, portions, taken
 from lepton_fl.training.bookkeeping.rules import RULES
 from lepton_fl.training.bookkeeping.straight import StraightLine, straight_line
 from lepton_fl.training.bookkeeping.tape import Tape
-from lepton_fl.training.clipped_sum import LARGEST_NORM, LARGEST_SHARE, refuse_tied_parameters, weights_of
+from lepton_fl.training.clipped_sum import refuse_tied_parameters, weights_of
 from lepton_fl.training.examples import Examples, per_record_loss
 from lepton_fl.training.flat import Slot
-
-_BLOCK = 1 << 17  # numbers taken to float64 at once, which torch does in new memory
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class _Attached:
     was_training: tuple[tuple[nn.Module, bool], ...]
     size: int  # d
     straight: StraightLine | None  # the model, where it needs no autograd
+    compact: Compact | None  # and where it is small
 
 
 class BookKeeping:
@@ -47,7 +49,8 @@ class BookKeeping:
         self._tape = Tape()
         self._attached: _Attached | None = None
         self._layout: tuple[tuple[Slot, ...], ...] = ()  # of the pieces that were found complete
-        self._flat: Tensor | None = None  # float32 [d]: the sum over one portion
+        self._flat: FlatSum | None = None  # of float32, as every sum over one portion
+        self._narrow: FlatSum | None = None  # the last step's own, where that was of float32
 
     def attach(self, model: nn.Module) -> None:
         """See `ClippedSum.attach`."""
@@ -66,6 +69,7 @@ class BookKeeping:
             starts.append(start)
             start += parameter.numel()
         straight = straight_line(model, slots)
+        small = None if straight is None else compact(straight)
         layers = [layer for _, layer in _layers(model)]
         forwards = [
             RULES[type(layer)](layer, {name: slots.get(p) for name, p in layer.named_parameters()}, self._tape)
@@ -75,7 +79,7 @@ class BookKeeping:
         for layer, forward in zip(layers, forwards, strict=True):
             layer.forward = forward
         model.train()
-        self._attached = _Attached(model, trained, tuple(starts), tuple(layers), was_training, start, straight)
+        self._attached = _Attached(model, trained, tuple(starts), tuple(layers), was_training, start, straight, small)
 
     def detach(self) -> None:
         """See `ClippedSum.detach`."""
@@ -88,7 +92,7 @@ class BookKeeping:
         for _, parameter in self._attached.trained:
             parameter.grad = None
         self._tape.clear()
-        self._attached, self._layout, self._flat = None, (), None
+        self._attached, self._layout, self._flat, self._narrow = None, (), None, None
 
     def add(self, batch: Examples, clipping_norm: float, out: Tensor, owners: Tensor | None = None) -> None:
         """See `ClippedSum.add`."""
@@ -96,24 +100,39 @@ class BookKeeping:
             raise UnsupportedModel("the model is not attached; this is a bug")
         if owners is not None:
             owners = owners.to(out.device)
-        is_narrow = out.dtype is torch.float32
-        if is_narrow and len(batch) > MOST:
+        if out.dtype is torch.float32 and len(batch) > MOST:
             raise UnsupportedModel(f"float32 adds up {MOST} records at most, and here are {len(batch)}; this is a bug")
-        if not is_narrow and self._flat is None:
-            self._flat = torch.empty(self._attached.size, device=out.device)
-        flat = out if is_narrow or self._flat is None else self._flat
+        sums = (self._sum_for(out, self._attached.size), out)
         for part, of in portions(batch, owners):
-            self._add(part, clipping_norm, (self._attached, flat, out), of)
+            self._add(part, clipping_norm, (self._attached, sums), of)
+
+    def _sum_for(self, out: Tensor, size: int) -> FlatSum:
+        """`out` itself where it is of float32; else memory for one portion's sum."""
+        if out.dtype is torch.float32:
+            if self._narrow is None or self._narrow.vector is not out:
+                self._narrow = FlatSum(out)
+            return self._narrow
+        if self._flat is None:
+            self._flat = FlatSum(torch.empty(size, device=out.device))
+        return self._flat
 
     def _add(
-        self, batch: Examples, clipping_norm: float, into: tuple[_Attached, Tensor, Tensor], owners: Tensor | None
+        self,
+        batch: Examples,
+        clipping_norm: float,
+        into: tuple[_Attached, tuple[FlatSum, Tensor]],
+        owners: Tensor | None,
     ) -> None:
-        attached, flat, out = into
+        attached, sums = into
         while len(batch):
             weights = weights_of(batch, owners)
-            pieces = self._pieces(batch, attached)
-            with torch.no_grad():
-                kept = _add_clipped(pieces, clipping_norm, (flat, out), (owners, weights))
+            # Which way is taken depends on no single record's numbers: both round otherwise.
+            if owners is None and attached.compact is not None and attached.compact.fits(batch):
+                kept = attached.compact.add(batch, clipping_norm, sums, weights)
+            else:
+                pieces = self._pieces(batch, attached)
+                with torch.no_grad():
+                    kept = add_clipped(pieces, clipping_norm, sums, (owners, weights))
             if kept is None:
                 return
             # Again without the broken records: 0 * NaN is NaN, so no factor takes them out of a product of matrices.
@@ -123,7 +142,7 @@ class BookKeeping:
         """Of each record's gradient, before clipping, float64 [n]: for tests and measurements, never for release."""
         if self._attached is None:
             raise UnsupportedModel("the model is not attached; this is a bug")
-        return _norms(self._pieces(batch, self._attached))
+        return norms_of(self._pieces(batch, self._attached))
 
     def _pieces(self, batch: Examples, attached: _Attached) -> list[Piece]:
         """What every layer adds to the gradients of these records; no gradient of a parameter is left or changed."""
@@ -219,72 +238,3 @@ def _refuse_shared_rows(attached: _Attached, pieces: list[Piece], records: int) 
                 f"the layer of parameter {name} does not see one row for each record, so no record's influence is "
                 "bounded; nothing was released; keep records in the first dimension"
             )
-
-
-def _add_clipped(
-    pieces: list[Piece],
-    clipping_norm: float,
-    sums: tuple[Tensor, Tensor],
-    counting: tuple[Tensor | None, Tensor | None],
-) -> Tensor | None:
-    """Add up what was noted, clipped; or add nothing, and return which records are not broken, bool [n].
-
-    Args:
-        pieces: a list that is used up.
-        sums: float32 [d] to be written over, and float64 [d] to be added to; or twice the same, float32 [d], to be
-            added to.
-        counting: owners and weights.
-    """
-    (flat, out), (owners, weights) = sums, counting
-    norms = _norms(pieces)
-    if not _are_sound(norms, clipping_norm):
-        return _sound(norms, clipping_norm, owners)
-    if owners is not None:
-        pieces = _of_owners(pieces, owners, norms, clipping_norm)
-        norms = _norms(pieces)
-        if not _are_sound(norms, clipping_norm):
-            return _sound(norms, clipping_norm, None)[owners]
-    factors = norms.clamp(min=clipping_norm).reciprocal_().mul_(clipping_norm)
-    if weights is not None:
-        factors = factors * weights.to(factors.device)
-    if flat is not out:
-        flat.zero_()
-    single = factors.to(flat.dtype)
-    while pieces:
-        # Each is forgotten once it is added: the memory of a layer is there for the next one's products.
-        pieces.pop(0).add(single, flat)
-    if flat is not out:
-        for wide, narrow in zip(out.split(_BLOCK), flat.split(_BLOCK), strict=True):
-            wide.add_(narrow)
-    return None
-
-
-def _norms(pieces: list[Piece]) -> Tensor:
-    """Of each record's whole gradient, float64 [n]."""
-    found = pieces[0].squared_norms()
-    for piece in pieces[1:]:
-        found = found + piece.squared_norms()
-    return found.sqrt()
-
-
-def _are_sound(norms: Tensor, clipping_norm: float) -> bool:
-    """Whether all are finite, and so large that a factor would lose its bits in float32 is none of them."""
-    # The largest of numbers with NaN is NaN, and NaN fails the comparison; so does infinity.
-    return float(norms.max()) < LARGEST_NORM * clipping_norm
-
-
-def _sound(norms: Tensor, clipping_norm: float, owners: Tensor | None) -> Tensor:
-    """Which records are not broken, nor another one of their owner, bool [n]."""
-    broken = ~(norms < LARGEST_NORM * clipping_norm)
-    if owners is None:
-        return ~broken
-    return ~(torch.bincount(owners, weights=broken.double()) > 0)[owners]
-
-
-def _of_owners(pieces: list[Piece], owners: Tensor, norms: Tensor, clipping_norm: float) -> list[Piece]:
-    """Each owner's mean gradient; of several records, each counts with 100 times the clipping norm at most."""
-    counts = torch.bincount(owners)
-    most = LARGEST_SHARE * clipping_norm
-    shares = torch.where(counts[owners] > 1, most / norms.clamp(min=most), 1.0) / counts[owners]
-    regroup = Regroup(owners, len(counts), shares.to(torch.float32))
-    return [piece.of_owners(regroup) for piece in pieces]

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lepton_fl.training.bookkeeping.pieces import Explicit, Piece, Regroup, squares
+from lepton_fl.training.bookkeeping.flat_sum import FlatSum
+from lepton_fl.training.bookkeeping.lengths import squares
+from lepton_fl.training.bookkeeping.pieces import Explicit, Piece, Regroup
 from lepton_fl.training.flat import Slot
 
 
@@ -44,9 +46,9 @@ class Kept:
         """See `Piece.squared_norms`."""
         return sum((piece.squared_norms() for piece in self.others), self.squared)
 
-    def add(self, factors: Tensor, flat: Tensor) -> None:
+    def add(self, factors: Tensor, flat: FlatSum) -> None:
         """See `Piece.add`."""
-        total = self.slot.of(flat).view(-1)
+        total = flat.of(self.slot).view(-1)
         for rows, some in zip(self.blocks, factors.split([len(rows) for rows in self.blocks]), strict=True):
             total.addmv_(rows.t(), some)
         for piece in self.others:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lepton_fl.training.bookkeeping.pieces import Explicit, Piece, Regroup, squares
+from lepton_fl.training.bookkeeping.flat_sum import FlatSum
+from lepton_fl.training.bookkeeping.lengths import squares
+from lepton_fl.training.bookkeeping.pieces import Explicit, Piece, Regroup
 from lepton_fl.training.flat import Slot
 
 
@@ -36,9 +38,9 @@ class Lookup:
         found = torch.zeros(self.count, dtype=torch.float64, device=self.rows.device)
         return found.index_add_(0, self.record, squares(self.rows))
 
-    def add(self, factors: Tensor, flat: Tensor) -> None:
+    def add(self, factors: Tensor, flat: FlatSum) -> None:
         """See `Piece.add`."""
-        self.slot.of(flat).index_add_(0, self.index, self.rows * factors[self.record, None])
+        flat.of(self.slot).index_add_(0, self.index, self.rows * factors[self.record, None])
 
     def of_owners(self, regroup: Regroup) -> Piece:
         """See `Piece.of_owners`."""

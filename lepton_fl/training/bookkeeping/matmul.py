@@ -19,7 +19,8 @@ _SCHEMA = (
 )
 # Numbers of a weight from which its products are worth it. The size of the batch has no say: a record's gradient must
 # not round otherwise because one neighbour more makes the batch large enough for another kernel.
-_WORTH_IT = 1 << 14
+WORTH_IT = 1 << 14
+_PART = 1 << 17  # numbers of a product that there are at once
 
 
 def _kernels() -> tuple[Callable[..., Tensor], Callable[..., Tensor]] | None:
@@ -66,17 +67,31 @@ def product(g: Tensor, a: Tensor) -> Tensor:
     return _KERNELS[0](a.t(), g.t(), None, "none", [], "").t()
 
 
-def add_product(out: Tensor, g: Tensor, a: Tensor) -> None:
-    """Add `product(g, a)` to `out`, [p, d]."""
+def add_product(out: Tensor, g: Tensor, a: Tensor, factors: Tensor) -> None:
+    """Add g.T @ diag(factors) @ a to `out`, [p, d].
+
+    Args:
+        factors: [n].
+        g, a: of `product`.
+    """
+    is_wide = a.shape[1] > g.shape[1]
     if _KERNELS is None or not _fits(out.numel(), g, a):
-        out.addmm_(g.t(), a)
-    else:
-        out.add_(product(g, a))
+        scale = factors[:, None]
+        out.addmm_((g * scale).t(), a) if is_wide else out.addmm_(g.t(), a * scale)
+        return
+    first, second, into = (g, a, out) if is_wide else (a, g, out.t())
+    # Laid out as the kernel wants it, which would make a copy of its own; and part by part: a product is as large as
+    # the weight itself.
+    scaled, other = first.new_empty(first.shape[1], len(first)), second.t()
+    torch.mul(first.t(), factors, out=scaled)
+    rows = max(1, _PART // len(other))
+    for left, part in zip(scaled.split(rows), into.split(rows), strict=True):
+        part.add_(_KERNELS[0](left, other, None, "none", [], ""))
 
 
 def _fits(weight: int, *factors: Tensor) -> bool:
     return (
-        weight >= _WORTH_IT
+        weight >= WORTH_IT
         and all(each.dtype is torch.float32 and each.device.type == "cpu" for each in factors)
         and bool(torch.backends.mkldnn.enabled)
     )

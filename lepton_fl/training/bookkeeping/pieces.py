@@ -11,14 +11,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lepton_fl.training.bookkeeping.flat_sum import FlatSum
+from lepton_fl.training.bookkeeping.lengths import squares, squares_of_sums
 from lepton_fl.training.bookkeeping.matmul import add_product, product
+from lepton_fl.training.bookkeeping.positions import Rows, positions_of, with_positions
 from lepton_fl.training.flat import Slot
 
-_TINY = float(torch.finfo(torch.float32).tiny)  # a smaller square may be lost
-_STRETCH = 1024  # numbers whose squares are added up in float32
-# A Gram matrix tells the norm of a sum of positions; where these cancel to less than this share of their lengths, the
-# rounding of float32 would be of the norm's size. Such a record counts as one of that share: it is clipped too much.
-LEAST_SHARE = 1 / 128
 # Added up one after the other in float32: half a million rows that are alike would round their sum by half a percent.
 _ROWS = 2048
 
@@ -58,12 +56,12 @@ class Piece(Protocol):
         """Of each record's gradient, float64 [n], never below the truth by more than rounding; NaN or infinite where
         the gradient is."""
 
-    def add(self, factors: Tensor, flat: Tensor) -> None:
+    def add(self, factors: Tensor, flat: FlatSum) -> None:
         """Add sum_i factors[i] * gradient_i; a gradient that is not finite spoils the sum, whatever its factor.
 
         Args:
             factors: float32 [n].
-            flat: float32 [d], of all trained parameters.
+            flat: of all trained parameters, float32.
         """
 
     def of_owners(self, regroup: Regroup) -> Piece:
@@ -100,29 +98,18 @@ class Product:
     def squared_norms(self) -> Tensor:
         """See `Piece.squared_norms`: |a|^2 |g|^2, or the product of two Gram matrices."""
         if not self.weights:
-            return squares(_with_positions(self.g).sum(dim=1)) * len(self.biases)
+            return squares(with_positions(self.g).sum(dim=1)) * len(self.biases)
         if self.g.dim() == 2:
             found, *more = [squares(a, len(self.biases) / len(self.weights)) for _, a in self.weights]
             return squares(self.g).mul_(sum(more, found))
-        positions = self.g.shape[1]
-        gram = torch.full((1, 1, 1), float(len(self.biases)), dtype=self.g.dtype, device=self.g.device)
-        for _, a in self.weights:
-            gram = torch.baddbmm(gram, a, a.transpose(1, 2))
-        outputs = torch.bmm(self.g, self.g.transpose(1, 2))
-        a_t, g_t = (each.diagonal(dim1=1, dim2=2).double() for each in (gram, outputs))
-        found = (gram * outputs).sum(dim=(1, 2), dtype=torch.float64)
-        longest = (a_t * g_t).clamp(min=0).sqrt().sum(dim=1) * LEAST_SHARE
-        # Squares below the smallest float32 are lost; what they could have added at most is put back.
-        width = sum(slot.shape[1] for slot, _ in self.weights)
-        lost = _TINY * positions * (self.g.shape[2] * a_t.sum(dim=1) + width * g_t.sum(dim=1))
-        return torch.maximum(found, longest.square()) + lost
+        return squares_of_sums([a for _, a in self.weights], self.g, len(self.biases))
 
-    def add(self, factors: Tensor, flat: Tensor) -> None:
+    def add(self, factors: Tensor, flat: FlatSum) -> None:
         """See `Piece.add`."""
         if self.g.dim() == 2:
             self._add_vectors(factors, flat)
             return
-        rows = _Rows(self.g)
+        rows = Rows(self.g)
         inputs = [(slot, rows.of(a).split(_ROWS)) for slot, a in self.weights]
         blocks = zip(rows.of(self.g).split(_ROWS), rows.each(factors).split(_ROWS), strict=True)
         for number, (g, each) in enumerate(blocks):
@@ -130,27 +117,24 @@ class Product:
             for slot, parts in inputs:
                 a = parts[number]
                 made = product(g, a * scale) if a.shape[1] <= g.shape[1] else product(g * scale, a)
-                slot.of(flat).add_(made)
+                flat.of(slot).add_(made)
             total = torch.mv(g.t(), each)
             for slot in self.biases:
-                slot.of(flat).add_(total)
+                flat.of(slot).add_(total)
 
-    def _add_vectors(self, factors: Tensor, flat: Tensor) -> None:
+    def _add_vectors(self, factors: Tensor, flat: FlatSum) -> None:
         for slot, a in self.weights:
-            if a.shape[1] <= self.g.shape[1]:
-                add_product(slot.of(flat), self.g, a * factors[:, None])
-            else:
-                add_product(slot.of(flat), self.g * factors[:, None], a)
+            add_product(flat.of(slot), self.g, a, factors)
         for slot in self.biases:
-            slot.of(flat).addmv_(self.g.t(), factors)
+            flat.of(slot).addmv_(self.g.t(), factors)
 
     def of_owners(self, regroup: Regroup) -> Piece:
         """See `Piece.of_owners`: an owner's records are further positions."""
         g = self.g * regroup.shares.view(-1, *(1,) * (self.g.dim() - 1))
         parts = []
         for who, records in regroup.alike():
-            weights = tuple((slot, _positions_of(a, records)) for slot, a in self.weights)
-            parts.append((who, of_positions(weights, self.biases, _positions_of(g, records))))
+            weights = tuple((slot, positions_of(a, records)) for slot, a in self.weights)
+            parts.append((who, of_positions(weights, self.biases, positions_of(g, records))))
         return parts[0][1] if len(parts) == 1 else Parts(tuple(parts), regroup.count)
 
     def joined(self, other: Piece) -> Piece:
@@ -158,16 +142,16 @@ class Product:
         if not isinstance(other, Product):
             return self.explicit().joined(other)
         weights = tuple(
-            (slot, torch.cat([_with_positions(a), _with_positions(b)], dim=1))
+            (slot, torch.cat([with_positions(a), with_positions(b)], dim=1))
             for (slot, a), (_, b) in zip(self.weights, other.weights, strict=True)
         )
-        g = torch.cat([_with_positions(self.g), _with_positions(other.g)], dim=1)
+        g = torch.cat([with_positions(self.g), with_positions(other.g)], dim=1)
         return of_positions(weights, self.biases, g)
 
     def explicit(self) -> Explicit:
         """See `Piece.explicit`."""
-        g = _with_positions(self.g)
-        rows = [(slot, torch.bmm(g.transpose(1, 2), _with_positions(a)).flatten(1)) for slot, a in self.weights]
+        g = with_positions(self.g)
+        rows = [(slot, torch.bmm(g.transpose(1, 2), with_positions(a)).flatten(1)) for slot, a in self.weights]
         total = g.sum(dim=1)
         return Explicit((*rows, *((slot, total) for slot in self.biases)))
 
@@ -193,10 +177,10 @@ class Explicit:
         """See `Piece.squared_norms`."""
         return torch.stack([squares(rows) for _, rows in self.parts]).sum(dim=0)
 
-    def add(self, factors: Tensor, flat: Tensor) -> None:
+    def add(self, factors: Tensor, flat: FlatSum) -> None:
         """See `Piece.add`."""
         for slot, rows in self.parts:
-            slot.of(flat).view(-1).addmv_(rows.t(), factors)
+            flat.of(slot).view(-1).addmv_(rows.t(), factors)
 
     def of_owners(self, regroup: Regroup) -> Piece:
         """See `Piece.of_owners`."""
@@ -245,7 +229,7 @@ class Parts:
         norms = torch.cat([piece.squared_norms() for _, piece in self.parts])
         return torch.empty_like(norms).index_copy_(0, who, norms)
 
-    def add(self, factors: Tensor, flat: Tensor) -> None:
+    def add(self, factors: Tensor, flat: FlatSum) -> None:
         """See `Piece.add`."""
         for who, piece in self.parts:
             piece.add(factors[who], flat)
@@ -281,42 +265,3 @@ def of_positions(weights: tuple[tuple[Slot, Tensor], ...], biases: tuple[Slot, .
     product = Product(weights, biases, g)
     size = sum(slot.numel for slot, _ in weights)
     return product if 2 * positions**2 <= size else product.explicit()
-
-
-def squares(rows: Tensor, more: float = 0.0) -> Tensor:
-    """The squared length of each row of [n, size] and some more, float64 [n]; whatever float32 loses is put back."""
-    size = rows.shape[1]
-    more += size * _TINY
-    if size < 2 * _STRETCH:
-        lengths: Tensor = torch.linalg.vector_norm(rows, dim=1).double()
-        return lengths.mul_(lengths).add_(more)
-    # Long rows in stretches: the sum over these, in float64, has no more rounding than that of one.
-    whole = size - size % _STRETCH
-    stretches = torch.linalg.vector_norm(rows[:, :whole].unflatten(1, (-1, _STRETCH)), dim=2).double().square_()
-    found: Tensor = stretches.sum(dim=1).add_(more)
-    return found if whole == size else found.add_(torch.linalg.vector_norm(rows[:, whole:], dim=1).double().square_())
-
-
-class _Rows:
-    """Positions of all records as rows, in the order that they lie in memory: recurrent layers put positions first."""
-
-    def __init__(self, like: Tensor) -> None:
-        self._positions = like.shape[1] if like.dim() == 3 else 1
-        self._turned = like.dim() == 3 and not like.is_contiguous() and like.transpose(0, 1).is_contiguous()
-
-    def of(self, tensor: Tensor) -> Tensor:
-        """[n, T, size] or [n, size] to rows [n * T, size]."""
-        return (tensor.transpose(0, 1) if self._turned else tensor).flatten(0, -2)
-
-    def each(self, factors: Tensor) -> Tensor:
-        """Numbers of records [n] to those of their rows [n * T]."""
-        return factors.repeat(self._positions) if self._turned else factors.repeat_interleave(self._positions)
-
-
-def _with_positions(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dim() == 3 else tensor[:, None]
-
-
-def _positions_of(tensor: Tensor, records: Tensor) -> Tensor:
-    """Rows of several records in a row: [n, T, size] and int64 [m, records] to [m, records * T, size]."""
-    return _with_positions(tensor).index_select(0, records.flatten()).view(len(records), -1, tensor.shape[-1])

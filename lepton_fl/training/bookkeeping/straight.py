@@ -17,12 +17,25 @@ from lepton_fl.training.examples import Examples, loss_gradient
 from lepton_fl.training.flat import Slot
 
 _ops = torch.ops.aten
-_Backward = Callable[[Tensor, Tensor], Tensor]
-"""The gradient of an activation's outputs, and these outputs, to that of its inputs."""
-_ACTIVATIONS: dict[type[nn.Module], tuple[Callable[[Tensor], Tensor], _Backward]] = {
-    nn.ReLU: (torch.relu, lambda g, y: _ops.threshold_backward(g, y, 0)),
-    nn.Tanh: (torch.tanh, _ops.tanh_backward),
-    nn.Sigmoid: (torch.sigmoid, _ops.sigmoid_backward),
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What is done to each output by itself."""
+
+    of: Callable[[Tensor], Tensor]
+    in_place: Callable[[Tensor], Tensor]
+    back: Callable[[Tensor, Tensor], Tensor]  # the gradient of outputs, changed to that of inputs; and the outputs
+
+
+ACTIVATIONS: dict[type[nn.Module], Activation] = {
+    nn.ReLU: Activation(
+        torch.relu, torch.relu_, lambda g, y: _ops.threshold_backward.grad_input(g, y, 0, grad_input=g)
+    ),
+    nn.Tanh: Activation(torch.tanh, torch.tanh_, lambda g, y: _ops.tanh_backward.grad_input(g, y, grad_input=g)),
+    nn.Sigmoid: Activation(
+        torch.sigmoid, torch.sigmoid_, lambda g, y: _ops.sigmoid_backward.grad_input(g, y, grad_input=g)
+    ),
 }
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -50,19 +63,22 @@ class StraightLine:
             x = x.flatten(1)
         if x.dim() != 2 or len(x) != len(batch.labels):
             return None
+        is_own = False
         for layer in self.layers:
             if isinstance(layer, Dense):
                 kept.append(x)
                 x = times_transposed(x, layer.layer.weight, layer.layer.bias)
             else:
-                x = _ACTIVATIONS[layer][0](x)
+                # A layer's outputs are nobody else's; what another activation left is read again on the way back.
+                x = ACTIVATIONS[layer].in_place(x) if is_own else ACTIVATIONS[layer].of(x)
                 kept.append(x)
+            is_own = isinstance(layer, Dense)
         g, found = loss_gradient(x, batch.labels), list[Piece]()
         first = next(number for number, layer in enumerate(self.layers) if isinstance(layer, Dense))
         for number in range(len(self.layers) - 1, first - 1, -1):
             layer = self.layers[number]
             if not isinstance(layer, Dense):
-                g = _ACTIVATIONS[layer][1](g, kept[number])
+                g = ACTIVATIONS[layer].back(g, kept[number])
                 continue
             found.append(Product(((layer.weight, kept[number]),), () if layer.bias is None else (layer.bias,), g))
             if number > first:
@@ -99,7 +115,7 @@ def _leaves(model: nn.Module) -> list[nn.Module] | None:
             return None
         if type(module) is nn.Sequential:
             modules[:0] = list(module)
-        elif type(module) in (nn.Linear, nn.Flatten, *_ACTIVATIONS):
+        elif type(module) in (nn.Linear, nn.Flatten, *ACTIVATIONS):
             found.append(module)
         else:
             return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,6 +42,10 @@ class Records:
     shares: Tensor  # float32 [members, records]: of a record's loss in its step; 0 for padding
     sizes: Sequence[int]  # records of each step
 
+    def to(self, device: torch.device) -> Records:
+        """The same on that device."""
+        return Records(self.features.to(device), self.labels.to(device), self.shares.to(device), self.sizes)
+
 
 @dataclass(frozen=True)
 class Descent:
@@ -57,11 +62,9 @@ class Descent:
             share = self.keep * share + self.back
         return share
 
-    def of_steps(self, sizes: Sequence[int]) -> Tensor:
-        """How much of each record's gradient is taken off the values after these steps, float32 [records]."""
-        last = len(sizes) - 1
-        shares = [self.rate * self.keep ** (last - number) for number in range(len(sizes))]
-        return torch.tensor(shares).repeat_interleave(torch.tensor(sizes, dtype=torch.int64))
+    def of_steps(self, steps: int) -> list[float]:
+        """How much of a gradient of each of these steps is taken off the values after the last one."""
+        return [self.rate * self.keep ** (steps - 1 - number) for number in range(steps)]
 
 
 class Gathering:
@@ -112,38 +115,83 @@ def side_by_side(draws: Sequence[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
         yield [one[number] if number < len(one) else nothing for one in draws]
 
 
-def all_steps(
-    members: Sequence[Examples], index: Sequence[Sequence[Tensor]], gains: Tensor, device: torch.device
-) -> Records:
-    """Every member's batches of a round; what pads them is a record of their own that counts nothing.
+class Room:
+    """Memory that is used again: the system's price for new pages is that of a pass over them."""
 
-    Args:
-        index: of each member, the positions in each of its batches; as many batches for all.
-        gains: float64 [members, 1], by which a record's weight is multiplied.
-    """
-    counts = torch.tensor([[len(one) for one in steps] for steps in index])
-    sizes: list[int] = counts.amax(0).tolist()
-    rows = (len(members), sum(sizes))
-    features = torch.empty(*rows, *members[0].features.shape[1:], dtype=members[0].features.dtype)
-    labels = torch.empty(rows, dtype=torch.int64)
-    weights = torch.ones(rows)
-    for row, (examples, steps) in enumerate(zip(members, index, strict=True)):
-        places = _padded(steps, sizes)
-        torch.index_select(examples.features, 0, places, out=features[row])
-        torch.index_select(examples.labels, 0, places, out=labels[row])
-        if examples.weights is not None:
-            weights[row] = (gains[row].cpu() * examples.weights.index_select(0, places)).to(torch.float32)
-    each = torch.tensor(sizes)
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._held = torch.empty(0, dtype=dtype)
+
+    def of(self, shape: Sequence[int], device: torch.device) -> Tensor:
+        """A tensor of that shape, whatever is in it; what was given before may lie there."""
+        numbers = math.prod(shape)
+        if self._held.numel() < numbers or self._held.device != device:
+            self._held = torch.empty(numbers, dtype=self._held.dtype, device=device)
+        return self._held[:numbers].view(*shape)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One member's batches of a round."""
+
+    examples: Examples
+    places: Tensor  # int64: the positions in its batches, one after another
+    sizes: Sequence[int]  # records of each batch
+    gain: float  # by which a record's weight is multiplied
+
+
+class AllSteps:
+    """Gathers every member's batches of a round; what pads them is a record of their own that counts nothing."""
+
+    def __init__(self) -> None:
+        self._rooms = (Room(torch.float32), Room(torch.int64))
+        self._fitting: tuple[object, Records] | None = None
+
+    def gathered(self, members: Sequence[Drawn], device: torch.device) -> Records:
+        """The records of members that have as many batches each; valid until the next call."""
+        found = self._room(members)
+        long = len(found.labels[0])
+        for one, features, labels in zip(members, found.features, found.labels, strict=True):
+            places = one.places if len(one.places) == long else _padded(one, found.sizes)
+            torch.index_select(one.examples.features, 0, places, out=features)
+            torch.index_select(one.examples.labels, 0, places, out=labels)
+        if any(one.examples.weights is not None for one in members):
+            found = replace(found, shares=found.shares * _weights(members, found))
+        return found if device.type == "cpu" else found.to(device)
+
+    def _room(self, members: Sequence[Drawn]) -> Records:
+        """Room for them, with the shares of records that all weigh 1; made once for chunks that are alike."""
+        first = members[0].examples.features
+        kind = (first.shape[1:], [one.sizes for one in members])
+        if self._fitting is None or self._fitting[0] != kind:
+            counts, here = torch.tensor(kind[1]), torch.device("cpu")
+            sizes: list[int] = counts.amax(0).tolist()
+            rows = (len(members), sum(sizes))
+            features = self._rooms[0].of((*rows, *first.shape[1:]), here)
+            records = Records(features, self._rooms[1].of(rows, here), _shares(counts, sizes), sizes)
+            self._fitting = (kind, records)
+        return self._fitting[1]
+
+
+def _shares(counts: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Of each record's loss in its step; counts are int64 [members, steps]."""
     # Which of its step's records each is, and how many there are of each member.
     place = torch.cat([torch.arange(size) for size in sizes])
-    own = counts.repeat_interleave(each, dim=1)
-    shares = torch.where(place < own, weights / own, 0.0)
-    return Records(features.to(device), labels.to(device), shares.to(device), sizes)
+    own = counts.repeat_interleave(torch.tensor(sizes), dim=1)
+    return torch.where(place < own, 1.0 / own, 0.0)
 
 
-def _padded(steps: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+def _weights(members: Sequence[Drawn], records: Records) -> Tensor:
+    """Float32 [members, records]."""
+    weights = torch.ones(records.labels.shape)
+    for row, one in enumerate(members):
+        if one.examples.weights is not None:
+            weights[row] = one.gain * one.examples.weights.index_select(0, _padded(one, records.sizes))
+    return weights
+
+
+def _padded(one: Drawn, sizes: Sequence[int]) -> Tensor:
     """One member's positions, each step's followed by as many of its first record as pad it."""
     parts = []
-    for one, size in zip(steps, sizes, strict=True):
-        parts += [one] if len(one) == size else [one, one[:1].expand(size - len(one))]
+    for places, size in zip(one.places.split(list(one.sizes)), sizes, strict=True):
+        parts += [places, places[:1].expand(size - len(places))]
     return torch.cat(parts)

@@ -1,190 +1,159 @@
-"""The sum of many institutions' updates, where nobody needs a single one: their weights are never written down.
+"""The sum of many institutions' updates, where nobody needs a single one: their weights are hardly ever written down.
 
 After s steps of SGD an institution's weights are k W - sum over steps of c G^T A, with the round's model W, and the
 inputs A and scaled output gradients G of a layer in each step. So what a layer makes of a batch is the product with W,
 which is the same for everybody and one large product for all of them, and a correction by the products of this batch's
 inputs with earlier ones: worth it while an institution's records are fewer than a layer is wide. The updates' sum is
-one more large product.
+one more large product. A layer that is narrower is written down for each of them.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from lepton_fl.training.bookkeeping.matmul import times_transposed
 from lepton_fl.training.cohort.chunks import Descent, Records
+from lepton_fl.training.cohort.dense import Counted, Stand, Start, Unwritten, Walk, Written
 from lepton_fl.training.cohort.layers import Bend, Dense, Flat, Layer
-from lepton_fl.training.cohort.losses import slopes_of, truths_of
-
-_LARGEST = 1e5  # no value is near what a reply's check refuses
+from lepton_fl.training.cohort.losses import goals_of, slopes_of
 
 
 def is_worth_it(layers: Sequence[Layer], records: int) -> bool:
     """Whether corrections cost less than weights that are written down."""
-    dense = [layer.weight.shape for layer in layers if isinstance(layer, Dense)]
+    dense = [layer for layer in layers if isinstance(layer, Dense)]
     is_dense_first = isinstance(next(one for one in layers if not isinstance(one, Flat)), Dense)
-    return is_dense_first and records * sum(map(sum, dense)) <= sum(out * inputs for out, inputs in dense)
+    return is_dense_first and sum(_corrections(one, records) - one.weight.numel for one in dense) <= 0
 
 
-@dataclass(frozen=True)
-class _Stand:
-    """Where the values are before a step."""
-
-    of_start: float  # how much of the start is in them
-    taken: float | Tensor  # how much of each earlier record's gradient is taken off them
-
-    def corrected(self, made: Tensor, likeness: Tensor, earlier: Tensor) -> Tensor:
-        """What the start made, less what earlier records took off by their likeness, which is changed."""
-        if isinstance(self.taken, float):
-            return torch.baddbmm(made, likeness, earlier, alpha=-self.taken)
-        return torch.baddbmm(made, likeness.mul_(self.taken), earlier, alpha=-1.0)
+def _corrections(layer: Dense, records: int) -> int:
+    """The numbers of which a layer's corrections are made."""
+    return records * sum(layer.weight.shape)
 
 
-class _Layer:
-    """A dense layer's inputs and scaled output gradients of the steps so far."""
+class Factored:
+    """A dense network's sums of updates, in memory and views of it that are used again by a chunk that is alike."""
 
-    def __init__(self, layer: Dense, start: Tensor, shape: torch.Size) -> None:
-        self.layer = layer
-        self._weight = layer.weight.of(start)
-        self._bias = None if layer.bias is None else layer.bias.of(start)
-        self._of_start: Tensor | None = None
-        out, inputs = layer.weight.shape
-        self._room = (*shape, inputs)
-        self.inputs = torch.empty(0)
-        self.slopes = torch.empty(*shape, out, device=start.device)
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        """
+        Args:
+            layers: of which the first that is not flat is dense.
+        """
+        self._layers = [
+            (one, Unwritten(one), Written(one)) if isinstance(one, Dense) else one
+            for one in layers
+            if not isinstance(one, Flat)
+        ]
+        self._program: list[Unwritten | Written | Bend] = []
+        self._dense: list[Unwritten | Written] = []
+        self._steps: list[slice] = []
+        self._fitting: tuple[object, ...] = ()
+        self._features = torch.empty(0)
+        dense = [one for one in layers if isinstance(one, Dense)]
+        self._outputs = dense[-1].weight.shape[0] if dense else 0
 
-    def knows_its_inputs(self, x: Tensor) -> None:
-        """What the start makes of every record is one product."""
-        made = times_transposed(x.flatten(0, 1), self._weight, self._bias)
-        self.inputs, self._of_start = x, made.view(*x.shape[:2], -1)
-
-    def forward(self, x: Tensor, now: slice, at: _Stand) -> Tensor:
-        """This step's outputs."""
-        if self._of_start is None:
-            if not now.start:
-                self.inputs = torch.empty(self._room, device=x.device)
-            self.inputs[:, now] = x
-            z = times_transposed(x.flatten(0, 1), self._weight, self._bias).view(*x.shape[:2], -1)
-        else:
-            z = self._of_start[:, now]
-        z = z if at.of_start == 1.0 else z * at.of_start
-        if not now.start:
-            return z
-        likeness = torch.bmm(self.inputs[:, now], self.inputs[:, : now.start].transpose(1, 2))
-        if self._bias is not None:
-            likeness.add_(1.0)
-        return at.corrected(z, likeness, self.slopes[:, : now.start])
-
-    def backward(self, g: Tensor, now: slice, at: _Stand) -> Tensor:
-        """The gradient by this step's inputs."""
-        below = times_transposed(g.flatten(0, 1), self._weight.t()).view(*g.shape[:2], -1)
-        below = below if at.of_start == 1.0 else below * at.of_start
-        if not now.start:
-            return below
-        likeness = torch.bmm(g, self.slopes[:, : now.start].transpose(1, 2))
-        return at.corrected(below, likeness, self.inputs[:, : now.start])
-
-    def is_within(self, room: float, most: float) -> bool:
-        """Whether no value of any member can have moved by more than `room`; NaN has.
+    def summed(
+        self, values: Sequence[Tensor], records: Records, descent: Descent, weights: Sequence[int]
+    ) -> Tensor | None:
+        """The sum of weight * (values - start) over the members, float32 [d]; None where a value may be out of range.
 
         Args:
-            most: that is taken off a value of any record's gradient.
+            values: the start's, float32, as its state has them.
+            weights: of each member.
         """
-        # Cauchy and Schwarz over the records; a bias has an input of 1.
-        norms = _square(self.slopes) * max(_square(self.inputs), float(self.inputs.shape[1]))
-        return most * math.sqrt(norms) <= room
+        device, ends = records.features.device, list(accumulate((one.numel() for one in values), initial=0))
+        start = Start(dict(zip(ends, values, strict=False)), descent)
+        total = torch.empty(ends[-1], device=device)
+        # Every call is a little cheaper so, which is seen where calls are carried out at once.
+        with torch.inference_mode() if device.type == "cpu" else torch.no_grad():
+            return total if self._is_written(start, records, weights, total) else None
+
+    def _is_written(self, start: Start, records: Records, weights: Sequence[int], total: Tensor) -> bool:
+        """Whether no value may be out of range; the sum is in `total` then."""
+        first, descent = self._fit(records), start.descent
+        for one in self._dense:
+            one.begin(start)
+        self._train(first, records, descent)
+        steps = len(self._steps)
+        walk = Walk(descent.of_start(steps), descent.of_steps(steps), records.sizes)
+        if not all(one.is_in_range(walk) for one in self._dense):
+            return False
+        counted = _counted(weights, walk, total.device)
+        for one in self._dense:
+            one.write_to(total, counted)
+        return True
+
+    def _fit(self, records: Records) -> Unwritten:
+        """There is room for such records; the first layer, which knows its inputs."""
+        rows, device = records.labels.shape, records.features.device
+        is_new = self._fitting != (fitting := (rows, records.sizes, device))
+        if is_new:
+            ends = accumulate(records.sizes)
+            self._steps = [slice(end - size, end) for end, size in zip(ends, records.sizes, strict=True)]
+            self._program = [self._chosen(number, rows[1]) for number in range(len(self._layers))]
+            self._dense = [one for one in self._program if not isinstance(one, Bend)]
+            for one in self._dense:
+                one.fit(rows, self._steps, device)
+                if isinstance(one, Unwritten) and one is not self._program[0]:
+                    one.see(self._steps)
+            self._fitting = fitting
+        first = self._program[0]
+        assert isinstance(first, Unwritten)  # noqa: S101 - for the type checker
+        if is_new or self._features is not records.features:
+            first.see(self._steps, records.features.view(*rows, -1))
+            self._features = records.features
+        return first
+
+    def _chosen(self, number: int, records: int) -> Unwritten | Written | Bend:
+        layer = self._layers[number]
+        if isinstance(layer, Bend):
+            return layer
+        dense, unwritten, written = layer
+        # What the start makes of the first layer's inputs is one product for all steps.
+        return written if number and _corrections(dense, records) > dense.weight.numel else unwritten
+
+    def _train(self, first: Unwritten, records: Records, descent: Descent) -> None:
+        """All steps of every member."""
+        shares = records.shares.unsqueeze(-1)
+        held = first.of_start(first.inputs), shares, goals_of(records.labels, shares, self._outputs)
+        # Of each step: what the start makes of the first layer's inputs, its records' shares and goals.
+        parts = zip(*(one.split(list(records.sizes), 1) for one in held), strict=True)
+        for step, (of_start, share, goal) in enumerate(parts):
+            at = _stand(descent, records.sizes[:step], shares.device)
+            x = first.corrected(of_start, step, at)
+            outputs = [x]
+            for one in self._program[1:]:
+                x = one.forward(x) if isinstance(one, Bend) else one.forward(x, step, at)
+                outputs.append(x)
+            g = slopes_of(x, share, goal)
+            for number in range(len(outputs) - 1, 0, -1):
+                one = self._program[number]
+                if isinstance(one, Bend):
+                    g = one.backward(g, outputs[number])
+                else:
+                    below = one.backward(g, step, at)
+                    one.descend(g, step)
+                    g = below
+            first.descend(g, step)
 
 
-def summed(
-    layers: Sequence[Layer], start: Tensor, records: Records, descent: Descent, weights: Tensor
-) -> Tensor | None:
-    """The sum of weight * (values - start) over the members, float32 [d]; None where a value may be out of range.
-
-    Args:
-        start: float32 [d].
-        weights: float32 [members].
-    """
-    program = _program(layers, start, records)
-    dense = [one for one in program if isinstance(one, _Layer)]
-    truths, begin = truths_of(records.labels, dense[-1].slopes.shape[-1]), 0
-    for number, size in enumerate(records.sizes):
-        now = slice(begin, begin + size)
-        _step(program, records, truths[:, now], (now, _stand(descent, records.sizes[:number], start.device)))
-        begin += size
-    taken = descent.of_steps(records.sizes).to(start.device)
-    if not _is_in_range(dense, start, taken):
-        return None
-    total = (descent.of_start(len(records.sizes)) - 1.0) * float(weights.sum()) * start
-    counted = (weights[:, None] * -taken).flatten()
-    for one in dense:
-        # By rows, as the product wants them.
-        g = torch.empty(one.slopes.shape[-1], len(counted), device=start.device)
-        torch.mul(one.slopes.flatten(0, 1).t(), counted, out=g)
-        one.layer.weight.of(total).add_(times_transposed(g, one.inputs.flatten(0, 1).t()))
-        if one.layer.bias is not None:
-            one.layer.bias.of(total).add_(g.sum(1))
-    return total
-
-
-def _stand(descent: Descent, sizes: Sequence[int], device: torch.device) -> _Stand:
+def _stand(descent: Descent, sizes: Sequence[int], device: torch.device) -> Stand:
     """After steps of so many records."""
     # Without a decay each step is taken off alike.
-    taken = descent.rate if descent.keep == 1.0 else descent.of_steps(sizes).to(device)
-    return _Stand(descent.of_start(len(sizes)), taken)
+    taken = descent.rate if descent.keep == 1.0 else _of_records(descent.of_steps(len(sizes)), sizes).to(device)
+    return Stand(descent.of_start(len(sizes)), taken)
 
 
-def _program(layers: Sequence[Layer], start: Tensor, records: Records) -> list[_Layer | Bend]:
-    """The layers with their memory; the first, a dense one, works on all steps' records at once."""
-    x = records.features.flatten(2) if isinstance(layers[0], Flat) else records.features
-    made = [
-        _Layer(layer, start, records.labels.shape) if isinstance(layer, Dense) else layer
-        for layer in layers
-        if not isinstance(layer, Flat)
-    ]
-    if isinstance(made[0], _Layer):
-        made[0].knows_its_inputs(x)
-    return made
+def _counted(weights: Sequence[int], walk: Walk, device: torch.device) -> Counted:
+    of_start = (walk.of_start - 1.0) * sum(weights)
+    if len({*weights}) == len({*walk.taken}) == 1:
+        return Counted(float(weights[0]), of_start, -weights[0] * walk.taken[0])
+    members = torch.tensor(weights, dtype=torch.float32)
+    of_records = (members[:, None] * -_of_records(walk.taken, walk.sizes)).flatten()
+    return Counted(members.to(device), of_start, of_records.to(device))
 
 
-def _step(program: Sequence[_Layer | Bend], records: Records, truths: Tensor, at: tuple[slice, _Stand]) -> None:
-    """One step of every member; its inputs and slopes are noted."""
-    now, stand = at
-    x, outputs = records.features[:, now], []
-    for one in program:
-        x = one.forward(x, now, stand) if isinstance(one, _Layer) else one.forward(x)
-        outputs.append(x)
-    g = slopes_of(x, truths).mul_(records.shares[:, now].unsqueeze(-1))
-    for number in range(len(program) - 1, -1, -1):
-        one = program[number]
-        if isinstance(one, Bend):
-            g = one.backward(g, outputs[number])
-            continue
-        one.slopes[:, now] = g
-        if number:
-            g = one.backward(g, now, stand)
-
-
-def _is_in_range(dense: Sequence[_Layer], start: Tensor, taken: Tensor) -> bool:
-    """Whether no value of any member can be what a reply's check refuses; NaN is not."""
-    # Norms are the cheaper look, and a bound that is hardly ever missed.
-    room, most = (_LARGEST - math.sqrt(_square(start))) / len(dense), float(taken.max())
-    if all(one.is_within(room, most) for one in dense):
-        return True
-    moved = sum(_largest(one.slopes) * _largest(one.inputs).clamp(min=1.0) for one in dense) * taken.sum()
-    return bool(_largest(start) + moved <= _LARGEST)
-
-
-def _square(values: Tensor) -> float:
-    """The sum of all values' squares; as cheap a look at each of them as there is."""
-    flat = values.reshape(-1)
-    return float(torch.dot(flat, flat))
-
-
-def _largest(values: Tensor) -> Tensor:
-    least, most = values.aminmax()
-    return torch.maximum(-least, most)
+def _of_records(of_steps: Sequence[float], sizes: Sequence[int]) -> Tensor:
+    return torch.tensor(of_steps).repeat_interleave(torch.tensor(sizes, dtype=torch.int64))

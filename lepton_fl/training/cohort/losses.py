@@ -24,23 +24,27 @@ def losses_and_slopes(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return losses, logs.exp_().scatter_add_(-1, chosen, torch.full_like(chosen, -1, dtype=outputs.dtype))
 
 
-def truths_of(labels: Tensor, outputs: int) -> Tensor:
-    """What ideal outputs would be, float32 [members, records, outputs].
+def goals_of(labels: Tensor, shares: Tensor, outputs: int) -> Tensor:
+    """What ideal outputs would be, times -shares: float32 [members, records, outputs].
 
     Args:
         labels: int64 [members, records].
+        shares: float32 [members, records, 1].
     """
     if outputs == 1:
-        return labels.to(torch.float32).unsqueeze(-1)
-    truths = torch.zeros(*labels.shape, outputs, device=labels.device)
-    return truths.scatter_(-1, labels.unsqueeze(-1), 1.0)
+        return labels.unsqueeze(-1) * -shares
+    goals = torch.zeros(*labels.shape, outputs, device=labels.device)
+    return goals.scatter_(-1, labels.unsqueeze(-1), -shares)
 
 
-def slopes_of(outputs: Tensor, truths: Tensor) -> Tensor:
-    """The slopes alone, as `losses_and_slopes` has them.
+def slopes_of(outputs: Tensor, shares: Tensor, goals: Tensor) -> Tensor:
+    """The slopes alone, as `losses_and_slopes` has them, times shares.
 
     Args:
-        truths: of `truths_of`.
+        goals: of `goals_of`.
     """
-    chances = torch.sigmoid(outputs) if outputs.shape[-1] == 1 else torch.softmax(outputs, dim=-1)
-    return chances.sub_(truths)
+    if outputs.shape[-1] == 1:
+        return torch.addcmul(goals, torch.sigmoid(outputs), shares)
+    # Side by side it is some times faster than within rows as short as these.
+    chances = torch.softmax(outputs.transpose(1, 2).contiguous(), dim=1)
+    return torch.addcmul(goals, chances.transpose(1, 2), shares)

@@ -10,16 +10,16 @@ Differentially Private Deep Learning with Fast Per-Example Gradient Clipping" (p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from lepton_fl.training.bookkeeping.matmul import times_transposed
 from lepton_fl.training.clipped_sum import LARGEST_NORM
 from lepton_fl.training.cohort.chunks import Batch, Descent, Records
-from lepton_fl.training.cohort.factored import is_worth_it, summed
+from lepton_fl.training.cohort.factored import Factored, is_worth_it
 from lepton_fl.training.cohort.layers import BENDS, Bend, Dense, Flat, Layer
 from lepton_fl.training.cohort.losses import losses_and_slopes
 from lepton_fl.training.cohort.slots import no_rule, slots_of
@@ -69,11 +69,26 @@ class _Passed:
     seen: Tensor
 
 
+@dataclass(frozen=True)
+class _Factors:
+    """A dense layer's, whose product is a member's clipped sum, member by member."""
+
+    layer: Dense
+    slopes: Sequence[Tensor]  # [out, records]
+    seen: Sequence[Tensor]  # [records, in]
+    of_bias: Sequence[Tensor]  # the slopes, [records, out]
+
+    def views(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Where the layer's weight and bias lie in a vector [d]."""
+        return self.layer.weight.of(out), None if self.layer.bias is None else self.layer.bias.of(out)
+
+
 class Lowered:
     """See `together.Gradients`."""
 
     def __init__(self, model: nn.Module) -> None:
         self._layers = lower(model)
+        self._factored = Factored(self._layers)
 
     def plain(self, values: Tensor, batch: Batch, shares: Tensor, out: Tensor) -> Tensor:
         """See `together.Gradients.plain`."""
@@ -103,12 +118,29 @@ class Lowered:
         """See `together.Summing`."""
         return is_worth_it(self._layers, records)
 
-    def summed(self, start: Tensor, records: Records, descent: Descent, weights: Tensor) -> Tensor | None:
+    def summed(
+        self, values: Sequence[Tensor], records: Records, descent: Descent, weights: Sequence[int]
+    ) -> Tensor | None:
         """See `together.Summing`."""
-        return summed(self._layers, start, records, descent, weights.to(start.device))
+        return self._factored.summed(values, records, descent, weights)
 
-    def clipped(self, values: Tensor, batch: Batch, target: float, out: Tensor) -> None:
+    def clipped(self, values: Tensor, batch: Batch, target: float, rows: Sequence[Tensor]) -> Iterator[int]:
         """See `together.Gradients.clipped`."""
+        factors: list[_Factors] = []
+        for layer, seen, g in self._clipped(values, batch, target):
+            factors.append(_Factors(layer, g.transpose(1, 2).unbind(), seen.unbind(), g.unbind()))
+        views, of = list[tuple[Tensor, Tensor | None]](), None
+        for member, out in enumerate(rows):
+            if out is not of:  # a view costs as much as a small product
+                views, of = [one.views(out) for one in factors], out
+            for one, (weight, bias) in zip(factors, views, strict=True):
+                torch.mm(one.slopes[member], one.seen[member], out=weight)
+                if bias is not None:
+                    torch.sum(one.of_bias[member], 0, out=bias)
+            yield member
+
+    def _clipped(self, values: Tensor, batch: Batch, target: float) -> Iterator[tuple[Dense, Tensor, Tensor]]:
+        """Each dense layer, its inputs, and its output's gradients times each record's factor."""
         outputs, passed = self._forward(values, batch.features)
         _, slopes = losses_and_slopes(outputs, batch.labels)
         found = list(_backward(passed, values, slopes.mul_(batch.present.unsqueeze(-1))))
@@ -128,9 +160,7 @@ class Lowered:
             scaled, inputs = g * factors32, seen
             if any_bad:  # 0 * NaN would be NaN, in the whole sum
                 scaled, inputs = (one.masked_fill(bad.unsqueeze(-1), 0.0) for one in (scaled, seen))
-            torch.bmm(scaled.transpose(1, 2), inputs, out=layer.weight.of(out))
-            if layer.bias is not None:
-                torch.sum(scaled, 1, out=layer.bias.of(out))
+            yield layer, inputs, scaled
 
     def _forward(self, values: Tensor, x: Tensor) -> tuple[Tensor, list[_Passed]]:
         passed = []
@@ -149,7 +179,7 @@ class Lowered:
 def _dense(layer: Dense, values: Tensor, x: Tensor) -> Tensor:
     weight, bias = layer.weight.of(values), None if layer.bias is None else layer.bias.of(values)
     if values.dim() == 1:
-        return functional.linear(x, weight, bias)
+        return times_transposed(x.flatten(0, 1), weight, bias).view(*x.shape[:2], -1)
     if bias is None:
         return torch.bmm(x, weight.transpose(1, 2))
     return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
@@ -167,11 +197,18 @@ def _backward(passed: list[_Passed], values: Tensor, g: Tensor) -> Iterator[tupl
             below = g
             if number > first:
                 weight = layer.weight.of(values)
-                below = g @ weight if values.dim() == 1 else torch.bmm(g, weight)
+                below = _of_inputs(g, weight)
             yield layer, seen, g
             g = below
         elif isinstance(layer, Bend):
             g = layer.backward(g, seen)
+
+
+def _of_inputs(g: Tensor, weight: Tensor) -> Tensor:
+    """The gradient by a dense layer's inputs."""
+    if weight.dim() == 2:
+        return times_transposed(g.flatten(0, 1), weight.t()).view(*g.shape[:2], -1)
+    return torch.bmm(g, weight)
 
 
 def _squares(rows: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class StackedClippedSum:
         """See `ClippedSum.add`; records have no owners here."""
         if self._gradients is None or owners is not None:
             raise UnsupportedModel("a stacked sum is over records of an attached model; this is a bug")
-        clipped, gathering = torch.empty(1, len(out), device=out.device), Gathering([batch.to(_CPU)], out.device)
+        clipped, gathering = torch.empty(len(out), device=out.device), Gathering([batch.to(_CPU)], out.device)
         for index in torch.arange(len(batch)).split(MOST):
-            self._gradients.clipped(self._values, gathering.batch([index]), clipping_norm, clipped)
-            out += clipped[0]
+            for _ in self._gradients.clipped(self._values, gathering.batch([index]), clipping_norm, [clipped]):
+                out += clipped

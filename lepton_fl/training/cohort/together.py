@@ -14,14 +14,14 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from lepton_fl.privacy.noise import clip_target, grid_step, noised_steps
+from lepton_fl.privacy.noise import clip_target, release
 from lepton_fl.training.bookkeeping.portions import MOST
-from lepton_fl.training.cohort.chunks import Batch, Descent, Gathering, Records, all_steps, side_by_side
+from lepton_fl.training.cohort.chunks import AllSteps, Batch, Descent, Drawn, Gathering, Records, side_by_side
 from lepton_fl.training.cohort.executor import Executor, Member, Outcome, Summed, Trained, Work, flat_state
-from lepton_fl.training.cohort.steps import Steps, descent_of
+from lepton_fl.training.cohort.steps import Rooms, Steps, descent_of
 from lepton_fl.training.device import device_of, full_precision
 from lepton_fl.training.examples import Examples
-from lepton_fl.training.plain import batches
+from lepton_fl.training.plain import batches, first_batches, sizes_of_batches
 from lepton_fl.training.private import Draws, Mechanism
 from lepton_fl.training.subjects import Part, drawn_records
 from lepton_fl.training.weights import gain, weighted
@@ -38,8 +38,11 @@ class Gradients(Protocol):
     def plain(self, values: Tensor, batch: Batch, shares: Tensor, out: Tensor) -> Tensor:
         """`out` = each member's gradient of the sum of shares * loss; returns the losses [members, records]."""
 
-    def clipped(self, values: Tensor, batch: Batch, target: float, out: Tensor) -> None:
-        """`out` = each member's sum of gradients, clipped and weighed as by `clipped_sum.ClippedSum.add`."""
+    def clipped(self, values: Tensor, batch: Batch, target: float, rows: Sequence[Tensor]) -> Iterator[int]:
+        """Each member whose row, float32 [d], is its sum, clipped and weighed as by `clipped_sum.ClippedSum.add`.
+
+        Rows may share memory: one is written when its member is asked for. Values of members told of may change.
+        """
 
 
 @runtime_checkable
@@ -57,8 +60,10 @@ class Summing(Protocol):
     def is_worth_summing(self, records: int) -> bool:
         """Whether it is, for members of so many records in all steps."""
 
-    def summed(self, start: Tensor, records: Records, descent: Descent, weights: Tensor) -> Tensor | None:
-        """See `factored.summed`."""
+    def summed(
+        self, values: Sequence[Tensor], records: Records, descent: Descent, weights: Sequence[int]
+    ) -> Tensor | None:
+        """See `factored.Factored.summed`."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,8 @@ class _Chunk:
 
     members: Sequence[Member]
     examples: Sequence[Examples]
-    gains: Tensor  # float64 [members, 1]
-    start: Tensor  # float32 [d], where it is computed
+    gains: Sequence[float]  # of each member, by which its records' weights are multiplied
+    device: torch.device  # where it is computed
 
 
 class Together:
@@ -77,7 +82,7 @@ class Together:
     def __init__(self, work: Work, gradients: Callable[[nn.Module], Gradients], one_by_one: Executor) -> None:
         self._work, self._of, self._one_by_one = work, gradients, one_by_one
         self._gradients: Gradients | None = None
-        self._rooms: tuple[Tensor, Tensor] | None = None
+        self._all_steps, self._rooms = AllSteps(), Rooms()
 
     def train(self, start: nn.Module, members: Sequence[Member]) -> Iterator[Outcome]:
         """See `Executor.train`."""
@@ -95,12 +100,14 @@ class Together:
         """As `train`; raises whatever keeps this chunk from being trained together."""
         if self._gradients is None:
             self._gradients = self._of(start)
-        with full_precision(device_of(start)):
-            chunk = _chunk(start, members)
-            summed = self._summed(self._gradients, chunk)
+        device = device_of(start)
+        with full_precision(device):
+            chunk = _chunk(members, device)
+            summed = self._summed(self._gradients, chunk, start)
             if summed is not None:
                 return [summed]
-            steps = Steps(chunk.start, self._room(chunk), self._work.training, members[0].task)
+            program = (self._work.training, members[0].task)
+            steps = Steps(flat_state(start).to(device), self._rooms, len(members), program)
             if self._work.mechanism is None:
                 losses: list[float | None] = [*self._plainly(self._gradients, chunk, steps)]
             else:
@@ -108,21 +115,30 @@ class Together:
                 losses = [None] * len(members)
         return [Trained(row, loss) for row, loss in zip(steps.values.cpu(), losses, strict=True)]
 
-    def _summed(self, gradients: Gradients, chunk: _Chunk) -> Summed | None:
+    def _summed(self, gradients: Gradients, chunk: _Chunk, start: nn.Module) -> Summed | None:
         """The sum of the members' updates, where nobody needs a single one and it is cheaper so."""
         weights = [member.weight for member in chunk.members if member.weight is not None]
         if self._work.mechanism is not None or len(weights) < len(chunk.members) or not isinstance(gradients, Summing):
             return None
-        descent = descent_of(self._work.training, chunk.members[0].task)
-        if descent is None or not all(map(len, chunk.examples)):
+        training, examples = self._work.training, chunk.examples
+        descent = descent_of(training, chunk.members[0].task)
+        if descent is None or not all(map(len, examples)):
             return None
-        orders = self._orders(chunk)
-        index = [[next(order) for _ in range(self._work.training.local_steps)] for order in orders]
-        records = all_steps(chunk.examples, index, chunk.gains, chunk.start.device)
-        if not gradients.is_worth_summing(records.labels.shape[1]):
+        sizes = [sizes_of_batches(len(one), training.sampling_rate, training.local_steps) for one in examples]
+        if not gradients.is_worth_summing(sum(map(max, zip(*sizes, strict=True)))):
             return None
-        total = gradients.summed(chunk.start, records, descent, torch.tensor(weights, dtype=torch.float32))
+        drawn = [
+            Drawn(one, self._first_batches(len(one), member), own, longer)
+            for one, member, own, longer in zip(examples, chunk.members, sizes, chunk.gains, strict=True)
+        ]
+        records = self._all_steps.gathered(drawn, chunk.device)
+        # All values of its state are parameters, or it could not be summed.
+        total = gradients.summed([*start.parameters()], records, descent, weights)
         return None if total is None else Summed(len(weights), sum(weights), total.cpu())
+
+    def _first_batches(self, records: int, member: Member) -> Tensor:
+        training, stream = self._work.training, member.task.randomness.stream("batches")
+        return first_batches(records, training.sampling_rate, training.local_steps, stream)
 
     def _orders(self, chunk: _Chunk) -> list[Iterator[Tensor]]:
         """The members' batches without privacy, as positions."""
@@ -136,13 +152,14 @@ class Together:
         if not all(map(len, chunk.examples)):
             raise ValueError("an institution has no records, and fails by itself")
         orders = self._orders(chunk)
-        gathering = Gathering(chunk.examples, chunk.start.device)
+        gathering = Gathering(chunk.examples, chunk.device)
+        gains = torch.tensor(chunk.gains, dtype=torch.float64, device=chunk.device)[:, None]
         losses, seen = (torch.zeros(len(orders), dtype=torch.float64) for _ in range(2))
         for _ in range(training.local_steps):
             batch = gathering.batch([next(order) for order in orders])
             shares = batch.present / batch.counts[:, None]
             if batch.weights is not None:
-                shares = shares * (chunk.gains * batch.weights).to(torch.float32)
+                shares = shares * (gains * batch.weights).to(torch.float32)
             found = _step(gradients, steps, batch, shares)
             losses += torch.where(batch.present > 0, found, 0.0).sum(1, dtype=torch.float64).cpu()
             seen += batch.counts.cpu()
@@ -154,36 +171,25 @@ class Together:
         draws = [
             Draws(one.task.randomness.stream("sampling"), one.task.randomness.stream("noise")) for one in chunk.members
         ]
-        target = clip_target(mechanism.clipping_norm, mechanism.stddev, len(chunk.start))
-        gathering = Gathering(chunk.examples, chunk.start.device)
+        target = clip_target(mechanism.clipping_norm, mechanism.stddev, len(steps.start))
+        gains = [longer / mechanism.expected_batch for longer in chunk.gains]
+        gathering = Gathering(chunk.examples, chunk.device)
         for _ in range(training.local_steps):
             parts = [
                 [part.index for part in _drawn(one, draw, mechanism, training.physical_batch)]
                 for one, draw in zip(chunk.examples, draws, strict=True)
             ]
-            total = _clipped_sums(gradients, steps, (gathering, parts), target)
-            for row, (draw, longer) in enumerate(zip(draws, chunk.gains.flatten().tolist(), strict=True)):
-                scale = longer / mechanism.expected_batch * grid_step(mechanism.stddev)
-                # A part of the sum is read before the gradient, which may lie in the same memory, is written there.
-                for place, numbers in noised_steps(total[row], mechanism.stddev, draw.noise):
-                    steps.take_part(row, place, numbers, scale)
+            for row, total in _clipped_sums(gradients, steps, (gathering, parts), target):
+                release(total, mechanism.stddev, draws[row].noise, *steps.released(row, gains[row]))
             steps.taken()
 
-    def _room(self, chunk: _Chunk) -> tuple[Tensor, Tensor]:
-        """Memory for [members, d], twice, that is used again: the system's price for new pages is that of a step."""
-        shape = (len(chunk.members), len(chunk.start))
-        if self._rooms is None or len(self._rooms[0]) < shape[0]:
-            self._rooms = (torch.empty(shape, device=chunk.start.device), torch.empty(shape, device=chunk.start.device))
-        return self._rooms[0][: shape[0]], self._rooms[1][: shape[0]]
 
-
-def _chunk(start: nn.Module, members: Sequence[Member]) -> _Chunk:
+def _chunk(members: Sequence[Member], device: torch.device) -> _Chunk:
     tasks = [member.task for member in members]
     if len({(task.round, task.proximal_mu) for task in tasks}) != 1:
         raise ValueError("members of one chunk are told the same")
-    gains = torch.tensor([[gain(task.weights)] for task in tasks], dtype=torch.float64)
     examples = [weighted(member.examples, member.task.weights) for member in members]
-    return _Chunk(members, examples, gains.to(device_of(start)), flat_state(start).to(device_of(start)))
+    return _Chunk(members, examples, [gain(task.weights) for task in tasks], device)
 
 
 def _step(gradients: Gradients, steps: Steps, batch: Batch, shares: Tensor) -> Tensor:
@@ -204,14 +210,18 @@ def _drawn(examples: Examples, draws: Draws, mechanism: Mechanism, physical_batc
 
 def _clipped_sums(
     gradients: Gradients, steps: Steps, drawn: tuple[Gathering, Sequence[Sequence[Tensor]]], target: float
-) -> Tensor:
-    """Each member's sum over its draw: float32 of one part, float64 of several; [members, d]."""
+) -> Iterator[tuple[int, Tensor]]:
+    """Each member and its sum over its draw, [d]: float32 of one part, float64 of several."""
     gathering, parts = drawn
-    several, total = max(map(len, parts)) > 1, None
-    for index in side_by_side(parts):
-        gradients.clipped(steps.values, gathering.batch(index), target, steps.gradient)
-        if several:
-            total = steps.gradient.to(torch.float64) if total is None else total.add_(steps.gradient)
-    if not any(map(len, parts)):
-        steps.gradient.zero_()
-    return steps.gradient if total is None else total
+    batches_of_all = list(side_by_side(parts))
+    if len(batches_of_all) == 1:
+        rows = steps.rows()
+        for row in gradients.clipped(steps.values, gathering.batch(batches_of_all[0]), target, rows):
+            yield row, rows[row]
+        return
+    total = torch.zeros(len(parts), len(steps.start), dtype=torch.float64, device=steps.start.device)
+    for index in batches_of_all:
+        rows = steps.rows()
+        for row in gradients.clipped(steps.values, gathering.batch(index), target, rows):
+            total[row] += rows[row]
+    yield from enumerate(total.unbind())

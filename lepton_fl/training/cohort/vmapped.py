@@ -6,6 +6,7 @@ Under privacy the records of one member are batched, not the members: their grad
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,17 +35,18 @@ class Vmapped:
             slot.of(out).copy_(gradients[name])
         return losses.detach()  # type: ignore[no-any-return]
 
-    def clipped(self, values: Tensor, batch: Batch, target: float, out: Tensor) -> None:
+    def clipped(self, values: Tensor, batch: Batch, target: float, rows: Sequence[Tensor]) -> Iterator[int]:
         """See `together.Gradients.clipped`."""
         of_each = torch.func.vmap(torch.func.grad(self._loss_of_one), in_dims=(None, 0, 0))
-        for member, records in enumerate(batch.counts.to(torch.int64).tolist()):
-            total = torch.zeros(out.shape[1], dtype=torch.float64, device=out.device)
+        for member, (out, records) in enumerate(zip(rows, batch.counts.to(torch.int64).tolist(), strict=True)):
+            total = torch.zeros(len(out), dtype=torch.float64, device=out.device)
             if records:
                 own = values if values.dim() == 1 else values[member]
                 gradients = of_each(self._named(own), batch.features[member, :records], batch.labels[member, :records])
                 weights = None if batch.weights is None else batch.weights[member, :records]
                 add_clipped_rows([gradients[name].flatten(1) for name in self._slots], target, total, weights)
-            out[member] = total
+            out.copy_(total)
+            yield member
 
     def _named(self, values: Tensor) -> _Named:
         return {name: slot.of(values) for name, slot in self._slots.items()}

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lepton_fl.training.bookkeeping.engine import BookKeeping
+from lepton_fl.training.bookkeeping.flat_sum import FlatSum
 from lepton_fl.training.bookkeeping.pieces import Product
 from lepton_fl.training.examples import Examples
 from lepton_fl.training.flat import Slot
@@ -20,7 +21,7 @@ def test_a_quarter_of_a_million_positions_that_are_alike_add_up(steps_first: boo
     if steps_first:
         g, a = g.transpose(0, 1), a.transpose(0, 1)
     flat = torch.zeros(8)
-    Product(((Slot(0, (2, 3)), a),), (Slot(6, (2,)),), g).add(torch.full((records,), 0.7), flat)
+    Product(((Slot(0, (2, 3)), a),), (Slot(6, (2,)),), g).add(torch.full((records,), 0.7), FlatSum(flat))
     count = records * steps
     torch.testing.assert_close(flat[6:], torch.full((2,), 0.7 * 0.1 * count), rtol=3e-5, atol=0)
     torch.testing.assert_close(flat[:6], torch.full((6,), 0.7 * 0.1 * 0.3 * count), rtol=3e-5, atol=0)

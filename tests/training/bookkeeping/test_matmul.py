@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lepton_fl.training.bookkeeping import matmul
-from lepton_fl.training.bookkeeping.matmul import times_transposed
+from lepton_fl.training.bookkeeping.matmul import add_product, times_transposed
 
 LARGE = (37, 130, 300)  # rows, columns and the sum between them: enough to be handed to oneDNN
 
@@ -61,3 +61,17 @@ def test_the_size_of_the_batch_does_not_choose_the_kernel() -> None:
     whole = times_transposed(x, w, bias)
     for records in (4, 7, 86, 599):
         assert torch.equal(times_transposed(x[:records], w, bias), whole[:records])
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(3, 5), (5, 3), (130, 300), (300, 130), (512, 512)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_scaled_product_is_added_and_its_factors_stay_as_they_are(outputs: int, inputs: int, turned: bool) -> None:
+    draw = torch.Generator().manual_seed(2)
+    g, a, factors = (torch.randn(*shape, generator=draw) for shape in ((37, outputs), (37, inputs), (37,)))
+    if turned:
+        g, a = g.t().contiguous().t(), a.t().contiguous().t()
+    before, out = [each.clone() for each in (g, a, factors)], torch.ones(outputs, inputs)
+    add_product(out, g, a, factors)
+    truth = 1.0 + (g.double() * factors.double()[:, None]).t() @ a.double()
+    torch.testing.assert_close(out.double(), truth, rtol=1e-5, atol=1e-4)
+    assert all(torch.equal(one, other) for one, other in zip((g, a, factors), before, strict=True))

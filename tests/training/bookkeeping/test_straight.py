@@ -21,6 +21,8 @@ STRAIGHT = {
     ),
     "an activation first and last": nn.Sequential(nn.Tanh(), nn.Linear(6, 3), nn.Tanh()),
     "one layer alone": nn.Linear(6, 3),
+    "relu, one large layer": nn.Sequential(nn.Linear(6, 2800), nn.ReLU(), nn.Linear(2800, 3)),
+    "sigmoid, one large layer": nn.Sequential(nn.Linear(6, 2800), nn.Sigmoid(), nn.Linear(2800, 3)),
 }
 
 
