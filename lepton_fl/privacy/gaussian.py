@@ -17,9 +17,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-import numpy as np
+import torch
+from torch import Tensor
 
-from lepton_fl.privacy.kernels import Floats, box_muller
+from lepton_fl.privacy.kernels import box_muller
 
 CHUNK = 32_768  # numbers, so that what they need stays in a core's own cache
 BYTES_PER_PAIR = 16
@@ -31,28 +32,29 @@ class _Memory(threading.local):
 
     def __init__(self) -> None:
         self.bytes = bytearray(BYTES_PER_PAIR * CHUNK // 2 + _SPARE)
-        self.words = np.frombuffer(self.bytes, dtype="<u8", count=CHUNK)
+        self.words = torch.frombuffer(self.bytes, dtype=torch.int64, count=CHUNK)
 
 
 _memory = _Memory()
 
 
-def fill(out: Floats, random: Callable[[bytearray, int], None]) -> None:
-    """Overwrite `out`, [n], with independent standard normal numbers.
+def fill(out: Tensor, random: Callable[[bytearray, int], None]) -> None:
+    """Overwrite `out`, float64 [n] on the CPU, with independent standard normal numbers.
 
     Takes 16 random bytes for each begun pair of a chunk, whatever the numbers are.
 
     Args:
         random: writes so many independent uniform bytes to the beginning of the memory it is given.
     """
-    count, memory = len(out), _memory
+    count, memory = out.shape[0], _memory
     for start in range(0, count, CHUNK):
         part = out if count <= CHUNK else out[start : start + CHUNK]
-        even = len(part) + len(part) % 2
+        wanted = part.shape[0]
+        even = wanted + wanted % 2
         random(memory.bytes, BYTES_PER_PAIR // 2 * even)
-        if even == len(part):
-            box_muller(memory.words[:even], part)
+        if even == wanted:
+            box_muller(memory.words, part)
         else:
-            whole = np.empty(even)
-            box_muller(memory.words[:even], whole)
-            part[:] = whole[:-1]
+            whole = torch.empty(even, dtype=torch.float64)
+            box_muller(memory.words, whole)
+            part.copy_(whole[:-1])

@@ -33,8 +33,8 @@ _LOG_2 = math.log(2)
 _EIGHTH_TURN = math.pi / 4 * 2.0**-53
 _ROOT_OF_HALF = 0x3FE6A09E667F3BCD  # the bits of sqrt(1/2) as a float64
 
-Words = npt.NDArray[np.uint64]
-Floats = npt.NDArray[np.float64]
+_Words = npt.NDArray[np.uint64]
+_Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -81,29 +81,25 @@ def library() -> Library | None:
     return Library(box_muller, on_grid)
 
 
-def box_muller(words: Words, out: Floats) -> None:
-    """out = independent standard normal numbers [n], n even, of independent uniform words [n].
+def box_muller(words: Tensor, out: Tensor) -> None:
+    """out = independent standard normal numbers, float64 [n], n even, of independent uniform words, int64 [n or more].
 
-    The words' first half are radii, the others angles; of a pair, one number goes to each half of `out`.
+    The first n / 2 words are radii, the next ones angles; of a pair, one number goes to each half of `out`.
     """
-    compiled = library()
+    compiled, count = library(), out.shape[0]
+    is_fit = out.dtype is torch.float64 and words.dtype is torch.int64 and count % 2 == 0 and words.shape[0] >= count
+    if not is_fit or not (out.is_contiguous() and words.is_contiguous()):
+        raise ValueError("a kernel was given what are not pairs of numbers in a row; this is a bug")
     if compiled is not None:
-        compiled.box_muller(_address(words), _address(out), len(out) // 2)
+        compiled.box_muller(words.data_ptr(), out.data_ptr(), count // 2)
         return
-    pairs = len(out) // 2
-    radius, (along, across) = _radii(words[:pairs]), _directions(words[pairs : 2 * pairs])
-    np.multiply(radius, along, out=out[:pairs])
-    np.multiply(radius, across, out=out[pairs:])
+    bits, numbers, pairs = words.numpy().view(np.uint64), out.numpy(), count // 2
+    radius, (along, across) = _radii(bits[:pairs]), _directions(bits[pairs:count])
+    np.multiply(radius, along, out=numbers[:pairs])
+    np.multiply(radius, across, out=numbers[pairs:])
 
 
-def _address(array: npt.NDArray[np.generic]) -> int:
-    if not array.flags.c_contiguous:
-        raise ValueError("numbers for a kernel follow one another; this is a bug")
-    address: int = array.__array_interface__["data"][0]
-    return address
-
-
-def _radii(words: Words) -> Floats:
+def _radii(words: _Words) -> _Floats:
     # u = (word + 1) / 2^64 is uniform in (0, 1], and u = m * 2^e with m between sqrt(1/2) and sqrt(2).
     bits = (words.astype(np.float64) + 1.0).view(np.int64)
     exponent = (bits - _ROOT_OF_HALF) >> 52
@@ -114,11 +110,11 @@ def _radii(words: Words) -> Floats:
     p = 2 / 17 + z * (2 / 19)
     p = 2 / 11 + z * (2 / 13 + z * (2 / 15 + z * p))
     p = 2.0 + z * (2 / 3 + z * (2 / 5 + z * (2 / 7 + z * (2 / 9 + z * p))))
-    radii: Floats = np.sqrt(-2.0 * ((exponent - 64.0) * _LOG_2 + s * p))
+    radii: _Floats = np.sqrt(-2.0 * ((exponent - 64.0) * _LOG_2 + s * p))
     return radii
 
 
-def _directions(words: Words) -> tuple[Floats, Floats]:
+def _directions(words: _Words) -> tuple[_Floats, _Floats]:
     """An angle within an eighth of a turn of the axis that two bits choose, as coordinates."""
     a = (words.view(np.int64) >> 10) * _EIGHTH_TURN
     z = a * a
@@ -149,17 +145,19 @@ class OnGrid:
         self._tensors, self._scales, self._count = (total, out, values), scales, len(total)
         self._numbers = (ctypes.c_double * 4)(scales.per_step, scales.stddev, scales.gain, scales.share)
 
-    def part(self, start: int, noise: Floats) -> None:
-        """What begins at `start`, for so much noise."""
-        (total, out, values), count, compiled = self._tensors, len(noise), library()
+    def part(self, start: int, noise: Tensor) -> None:
+        """What begins at `start`, for so much noise, float64."""
+        (total, out, values), count, compiled = self._tensors, noise.shape[0], library()
         if start < 0 or start + count > self._count:
             raise ValueError("a kernel was asked for a part beyond the end; this is a bug")
+        if noise.dtype is not torch.float64 or not noise.is_contiguous():
+            raise ValueError("a kernel was given noise that is no float64 in a row; this is a bug")
         if compiled is None:
-            self._by_numpy(slice(start, start + count), noise)
+            self._by_numpy(slice(start, start + count), noise.numpy())
             return
         added = None if values is None else values.data_ptr() + start * values.itemsize
         compiled.on_grid[total.dtype, out.dtype](
-            _address(noise),
+            noise.data_ptr(),
             total.data_ptr() + start * total.itemsize,
             added,
             out.data_ptr() + start * out.itemsize,
@@ -167,7 +165,7 @@ class OnGrid:
             ctypes.addressof(self._numbers),
         )
 
-    def _by_numpy(self, place: slice, noise: Floats) -> None:
+    def _by_numpy(self, place: slice, noise: _Floats) -> None:
         (total, out, values), scales = self._tensors, self._scales
         made = total[place].numpy().astype(np.float64) * scales.per_step
         made = scales.gain * np.rint(np.rint(made) + scales.stddev * noise)

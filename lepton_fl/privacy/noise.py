@@ -14,13 +14,12 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lepton_fl.errors import ConfigError
 from lepton_fl.privacy.gaussian import CHUNK
-from lepton_fl.privacy.kernels import Floats, OnGrid, Scales
+from lepton_fl.privacy.kernels import OnGrid, Scales
 from lepton_fl.privacy.randomness import Stream
 
 _GRID_BITS = 20
@@ -72,7 +71,7 @@ class _Memory(threading.local):
     """A chunk's noise, of each thread."""
 
     def __init__(self) -> None:
-        self.noise = np.empty(CHUNK)
+        self.noise = torch.empty(CHUNK, dtype=torch.float64)
 
 
 _memory = _Memory()
@@ -104,14 +103,14 @@ def release(
         return
     for place, noise in _drawn(len(clipped_sum), stream):
         numbers = clipped_sum[place].to(torch.float64, copy=True).mul_(scales.per_step).round_()
-        numbers.add_(torch.from_numpy(noise).to(numbers.device), alpha=scales.stddev).round_().mul_(scales.gain)
+        numbers.add_(noise.to(numbers.device), alpha=scales.stddev).round_().mul_(scales.gain)
         out[place].copy_(numbers if onto is None else numbers.add_(onto.values[place], alpha=onto.share))
 
 
-def _drawn(count: int, stream: Stream) -> Iterator[tuple[slice, Floats]]:
+def _drawn(count: int, stream: Stream) -> Iterator[tuple[slice, Tensor]]:
     """Standard normal numbers part by part, float64, in memory that the next part is written to."""
     noise = _memory.noise
     for start in range(0, count, CHUNK):
         part = noise if start + CHUNK <= count else noise[: count - start]
         stream.standard_normal(part)
-        yield slice(start, start + len(part)), part
+        yield slice(start, start + part.shape[0]), part

@@ -21,9 +21,9 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import AEADEncryptionContext, Cipher, algorithms, modes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from torch import Tensor
 
 from lepton_fl.privacy.gaussian import fill
-from lepton_fl.privacy.kernels import Floats
 
 _KEY_BYTES = 32
 _ZEROS = memoryview(bytes(1 << 17))  # what is encrypted to have the key stream itself
@@ -79,8 +79,8 @@ class Stream:
     def _opened(self) -> AEADEncryptionContext:
         return Cipher(self._cipher, modes.GCM(self._nonce.to_bytes(_NONCE_BYTES, "big"))).encryptor()
 
-    def standard_normal(self, out: Floats) -> None:
-        """Overwrite `out`, [n], with independent standard normal numbers; see `gaussian`.
+    def standard_normal(self, out: Tensor) -> None:
+        """Overwrite `out`, float64 [n] on the CPU, with independent standard normal numbers; see `gaussian`.
 
         How much of the stream is used depends on how many were asked for alone, and no result on the number of threads.
         """

@@ -26,7 +26,7 @@ def stream(kind: type[Stream] = Stream) -> Stream:
 
 def normal(count: int, kind: type[Stream] = Stream) -> Tensor:
     out = torch.full((count,), torch.nan, dtype=torch.float64)
-    stream(kind).standard_normal(out.numpy())
+    stream(kind).standard_normal(out)
     return out
 
 
@@ -85,7 +85,7 @@ def test_a_pair_has_the_radius_and_the_angle_of_its_words(words: bytes) -> None:
             memory[:count] = words
 
     pair = torch.empty(2, dtype=torch.float64)
-    stream(Given).standard_normal(pair.numpy())
+    stream(Given).standard_normal(pair)
     u, angle = (
         Fraction(int.from_bytes(half, "little") + more, 2**64) for half, more in ((words[:8], 1), (words[8:], 0))
     )
@@ -177,7 +177,7 @@ def test_the_gaps_of_float32_would_be_seen(frequency: float) -> None:
 def test_how_much_of_the_stream_is_used_depends_on_the_counts_alone(counts: list[int], pairs: int) -> None:
     used, untouched = stream(), stream()
     for count in counts:
-        used.standard_normal(np.empty(count))
+        used.standard_normal(torch.empty(count, dtype=torch.float64))
     untouched.random_bytes(BYTES_PER_PAIR * pairs)
     assert used.words(2).tolist() == untouched.words(2).tolist()
 
@@ -198,12 +198,12 @@ def test_no_number_is_given_twice(count: int) -> None:
     one, times = stream(), 40_000 // count if count > 1 else 500
     given = torch.empty(times, count, dtype=torch.float64)
     for row in given:
-        one.standard_normal(row.numpy())
+        one.standard_normal(row)
     assert len(torch.unique(given)) == times * count
 
 
 def test_few_at_a_time_have_the_same_law() -> None:
     one, given = stream(), torch.empty(200, 777, dtype=torch.float64)
     for row in given:
-        one.standard_normal(row.numpy())
+        one.standard_normal(row)
     assert stats.kstest(given.flatten().numpy(), "norm").pvalue > 0.001

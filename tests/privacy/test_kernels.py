@@ -60,9 +60,10 @@ def compiled(built: Path, monkeypatch: pytest.MonkeyPatch, forgotten: None) -> N
     assert kernels.library() is not None
 
 
-WORDS = np.random.default_rng(0).integers(0, 2**64, 20_000, dtype=np.uint64, endpoint=False)
-WORDS[:8] = [0, 1, 2**53, 2**63 - 1, 2**63, 2**64 - 1025, 2**64 - 1, 2**32]
-WORDS[10_000:10_008] = [0, 1, 2, 3, 2**63 - 1, 2**63, 2**64 - 1, 2**64 - 4]
+_WORDS = np.random.default_rng(0).integers(0, 2**64, 20_000, dtype=np.uint64, endpoint=False)
+_WORDS[:8] = [0, 1, 2**53, 2**63 - 1, 2**63, 2**64 - 1025, 2**64 - 1, 2**32]
+_WORDS[10_000:10_008] = [0, 1, 2, 3, 2**63 - 1, 2**63, 2**64 - 1, 2**64 - 4]
+WORDS = torch.from_numpy(_WORDS.view(np.int64))
 
 
 def by_numpy(call: object, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,12 +75,12 @@ def by_numpy(call: object, monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_a_compiler
 @pytest.mark.parametrize("count", [2, 6, 1_000, 20_000])
 def test_normal_numbers_have_the_bits_of_numpys(count: int, compiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = np.concatenate([WORDS[: count // 2], WORDS[10_000 : 10_000 + count // 2]])
-    found, expected = np.full(count, np.nan), np.full(count, np.nan)
+    words = torch.cat([WORDS[: count // 2], WORDS[10_000 : 10_000 + count // 2]])
+    found, expected = (torch.full((count,), torch.nan, dtype=torch.float64) for _ in range(2))
     box_muller(words, found)
     by_numpy(lambda: box_muller(words, expected), monkeypatch)
-    assert np.isfinite(expected).all()
-    assert found.tobytes() == expected.tobytes()
+    assert expected.isfinite().all()
+    assert torch.equal(found, expected)
 
 
 @needs_a_compiler
@@ -90,7 +91,7 @@ def test_a_release_has_the_bits_of_numpys(
     of: torch.dtype, to: torch.dtype, share: float | None, compiled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng, count = np.random.default_rng(1), 4_099
-    noise, total = rng.normal(size=count), torch.from_numpy(rng.normal(size=count) * 50).to(of)
+    noise, total = torch.from_numpy(rng.normal(size=count)), torch.from_numpy(rng.normal(size=count) * 50).to(of)
     total[:5] = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e30, 0.0])
     values = None if share is None else torch.from_numpy(rng.normal(size=count)).to(to)
     scales, outs = Scales(2.0**20, 2.0**20 * 0.7, 2.0**-20 / 3, share or 0.0), []
@@ -111,10 +112,10 @@ def test_no_part_beyond_the_end_is_written(start: int, count: int) -> None:
     grid = OnGrid(torch.zeros(9), out, None, Scales(1.0, 1.0, 1.0))
     if start < 0 or start + count > 9:
         with pytest.raises(ValueError, match="beyond the end"):
-            grid.part(start, np.ones(count))
+            grid.part(start, torch.ones(max(0, count), dtype=torch.float64))
         assert not out.any()
     else:
-        grid.part(start, np.ones(count))
+        grid.part(start, torch.ones(max(0, count), dtype=torch.float64))
         assert out.nonzero().flatten().tolist() == list(range(start, start + count))
 
 
@@ -133,6 +134,21 @@ def test_what_a_kernel_would_misread_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="this is a bug"):
         OnGrid(total, out, values, Scales(1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("words", "out"),
+    [
+        (torch.zeros(4, dtype=torch.int64), torch.zeros(3, dtype=torch.float64)),
+        (torch.zeros(2, dtype=torch.int64), torch.zeros(4, dtype=torch.float64)),
+        (torch.zeros(4, dtype=torch.int32), torch.zeros(4, dtype=torch.float64)),
+        (torch.zeros(4, dtype=torch.int64), torch.zeros(4)),
+        (torch.zeros(4, dtype=torch.int64), torch.zeros(8, dtype=torch.float64)[::2]),
+    ],
+)
+def test_words_and_numbers_that_are_no_pairs_are_refused(words: torch.Tensor, out: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="this is a bug"):
+        box_muller(words, out)
 
 
 @needs_a_compiler
@@ -156,8 +172,8 @@ def test_without_a_library_numpy_draws_the_noise(
     if content is not None:
         library.write_bytes(content)
     monkeypatch.setattr(kernels, "LIBRARY", library)
-    out = np.empty(4)
-    box_muller(np.zeros(4, dtype=np.uint64), out)
+    out = torch.empty(4, dtype=torch.float64)
+    box_muller(torch.zeros(4, dtype=torch.int64), out)
     assert out.tolist() == pytest.approx([np.sqrt(2 * 64 * np.log(2))] * 2 + [0.0] * 2)
 
 
@@ -187,10 +203,10 @@ def test_every_way_to_compile_gives_the_same_bits(
     if library is None and variant == 0:
         pytest.skip("this compiler knows no vector width")
     monkeypatch.setattr(kernels, "LIBRARY", library)
-    found, expected = np.empty(20_000), np.empty(20_000)
+    found, expected = (torch.empty(20_000, dtype=torch.float64) for _ in range(2))
     box_muller(WORDS, found)
     by_numpy(lambda: box_muller(WORDS, expected), monkeypatch)
-    assert found.tobytes() == expected.tobytes()
+    assert torch.equal(found, expected)
 
 
 @needs_a_compiler

@@ -97,7 +97,7 @@ def test_global_generators_neither_decide_nor_notice_the_noise() -> None:
     def draw() -> list[float]:
         torch.manual_seed(0)
         np.random.seed(0)
-        out = np.empty(4)
+        out = torch.empty(4, dtype=torch.float64)
         Randomness(None).stream("noise").standard_normal(out)
         return out.tolist()
 
@@ -105,7 +105,7 @@ def test_global_generators_neither_decide_nor_notice_the_noise() -> None:
     assert draw() != draw()
     torch.manual_seed(0)
     untouched = torch.get_rng_state()
-    Randomness(None).stream("noise").standard_normal(np.empty(4))
+    Randomness(None).stream("noise").standard_normal(torch.empty(4, dtype=torch.float64))
     assert torch.equal(untouched, torch.get_rng_state())
     torch.set_rng_state(before)
 

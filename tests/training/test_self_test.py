@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from lepton_fl.federation.client_app import ClientProgram, client_app
 from lepton_fl.models.mlp import Mlp
 from lepton_fl.models.shape import Shape
-from lepton_fl.privacy.kernels import Floats
 from lepton_fl.privacy.randomness import Randomness, Stream
 from lepton_fl.privacy.rounds_spent import InMemory
 from lepton_fl.training.bookkeeping.engine import BookKeeping
@@ -39,7 +38,7 @@ SETTINGS = [(1.0, 17.45), (1.0, 0.5), (0.25, 1.1), (0.01, 0.8), (0.01, 300.0)]
 class Halved(Stream):
     """Noise of half the standard deviation."""
 
-    def standard_normal(self, out: Floats) -> None:
+    def standard_normal(self, out: Tensor) -> None:
         super().standard_normal(out)
         out /= 2
 
@@ -63,7 +62,7 @@ class ClippedPerBatch(BookKeeping):
 class NoiseForSome(Stream):
     """The last tenth of the coordinates stays without noise, the others have a little more."""
 
-    def standard_normal(self, out: Floats) -> None:
+    def standard_normal(self, out: Tensor) -> None:
         super().standard_normal(out)
         out *= math.sqrt(10 / 9)
         out[len(out) - len(out) // 10 :] = 0.0
