@@ -12,7 +12,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("lepton_fl/privacy/kernels.c")
+NOISE = Path("lepton_fl/privacy/kernels.c")
 DENSE = Path("lepton_fl/training/bookkeeping/dense_kernels.c")
 # The same bits everywhere: no operation may be fused with another (see the source's head).
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
@@ -20,9 +20,8 @@ FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trappi
 VARIANTS = [["-mprefer-vector-width=512"], [], ["-DONE_COPY"]]
 
 
-def build(root: Path, of: Path = SOURCE) -> Path | None:
+def build(source: Path) -> Path | None:
     """The library beside its source; None where nothing can build it."""
-    source = root / of
     # Not by the module's own name: Python would take it for the module.
     library, made = source.with_name(f"lib{source.stem}.so"), source.with_name(f"lib{source.stem}.{os.getpid()}.so")
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
@@ -45,17 +44,16 @@ class Kernels(BuildHookInterface):  # type: ignore[type-arg]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """See hatchling's build hooks."""
-        library = build(Path(self.root)) if os.name == "posix" else None
-        if library is None:
+        made = [build(Path(self.root) / source) for source in (NOISE, DENSE)] if os.name == "posix" else [None]
+        if None in made:
             self.app.display_warning("no C compiler: noise will be drawn by numpy, at a tenth of the speed")
             return
-        for each in (library, build(Path(self.root), DENSE)):
-            if each is not None:
-                build_data["artifacts"].append(f"/{each.relative_to(self.root).as_posix()}")
+        build_data["artifacts"] += [f"/{library.relative_to(self.root).as_posix()}" for library in made if library]
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
 
 
 if __name__ == "__main__":
-    root = Path(__file__).resolve().parent
-    sys.exit(0 if build(root) and build(root, DENSE) else "error: cc could not build the library; nothing changed")
+    here = Path(__file__).resolve().parent
+    if None in [build(here / source) for source in (NOISE, DENSE)]:
+        sys.exit("error: cc could not build the libraries; what was there is as it was; install a C compiler")

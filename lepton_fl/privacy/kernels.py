@@ -9,7 +9,6 @@ The decision: docs/decisions/032-compiled-noise.md.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -23,11 +22,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lepton_fl.compiled import library_of
+
 _log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_suffix(".c")
-LIBRARY = Path(__file__).with_name("libkernels.so")  # made by hatch_build.py
 _TYPES = {torch.float32: "float32", torch.float64: "float64"}
-_DIGEST = "lepton_source"  # in the library: of the source that it was made of
 
 _LOG_2 = math.log(2)
 _EIGHTH_TURN = math.pi / 4 * 2.0**-53
@@ -58,12 +57,8 @@ class Library:
 @lru_cache(maxsize=1)
 def library() -> Library | None:
     """What `kernels.c` was made into; None where it was not, or another source was, which is said in the log."""
-    try:
-        found = ctypes.CDLL(str(LIBRARY))
-        digest = ctypes.c_char_p.in_dll(found, _DIGEST).value
-    except (OSError, ValueError):
-        digest = None
-    if digest != hashlib.sha256(SOURCE.read_bytes()).hexdigest().encode():
+    found = library_of(SOURCE)
+    if found is None:
         _log.warning(
             "noise is drawn by numpy: the same numbers, at a tenth of the speed; "
             "installing again where there is a C compiler (cc) builds %s",

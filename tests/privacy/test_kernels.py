@@ -49,14 +49,14 @@ def built(hook: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = root / "lepton_fl" / "privacy" / "kernels.c"
     source.parent.mkdir(parents=True)
     shutil.copy(kernels.SOURCE, source)
-    library = hook.build(root)
+    library = hook.build(source)
     assert isinstance(library, Path)
     return library
 
 
 @pytest.fixture
 def compiled(built: Path, monkeypatch: pytest.MonkeyPatch, forgotten: None) -> None:
-    monkeypatch.setattr(kernels, "LIBRARY", built)
+    monkeypatch.setattr(kernels, "SOURCE", built.with_name("kernels.c"))
     assert kernels.library() is not None
 
 
@@ -157,7 +157,7 @@ def test_a_library_of_another_source_is_not_taken_and_the_log_says_what_that_cos
 ) -> None:
     source = tmp_path / "kernels.c"
     source.write_text(kernels.SOURCE.read_text() + "/* changed */")
-    monkeypatch.setattr(kernels, "LIBRARY", built)
+    shutil.copy(built, tmp_path / built.name)
     monkeypatch.setattr(kernels, "SOURCE", source)
     with caplog.at_level(logging.WARNING):
         assert kernels.library() is None
@@ -168,10 +168,9 @@ def test_a_library_of_another_source_is_not_taken_and_the_log_says_what_that_cos
 def test_without_a_library_numpy_draws_the_noise(
     content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: None
 ) -> None:
-    library = tmp_path / "libkernels.so"
     if content is not None:
-        library.write_bytes(content)
-    monkeypatch.setattr(kernels, "LIBRARY", library)
+        (tmp_path / "libkernels.so").write_bytes(content)
+    monkeypatch.setattr(kernels, "SOURCE", Path(shutil.copy(kernels.SOURCE, tmp_path)))
     out = torch.empty(4, dtype=torch.float64)
     box_muller(torch.zeros(4, dtype=torch.int64), out)
     assert out.tolist() == pytest.approx([np.sqrt(2 * 64 * np.log(2))] * 2 + [0.0] * 2)
@@ -183,9 +182,9 @@ def test_where_nothing_compiles_nothing_is_left_behind(
     source = tmp_path / "lepton_fl" / "privacy" / "kernels.c"
     source.parent.mkdir(parents=True)
     source.write_text("this is no C")
-    assert hook.build(tmp_path) is None
+    assert hook.build(source) is None
     monkeypatch.setenv("CC", "no-such-compiler")
-    assert hook.build(tmp_path) is None
+    assert hook.build(source) is None
     assert [path.name for path in source.parent.iterdir()] == ["kernels.c"]
 
 
@@ -199,10 +198,11 @@ def test_every_way_to_compile_gives_the_same_bits(
     source.parent.mkdir(parents=True)
     shutil.copy(kernels.SOURCE, source)
     monkeypatch.setattr(hook, "VARIANTS", hook.VARIANTS[variant : variant + 1])
-    library = hook.build(tmp_path)
+    library = hook.build(source)
     if library is None and variant == 0:
         pytest.skip("this compiler knows no vector width")
-    monkeypatch.setattr(kernels, "LIBRARY", library)
+    monkeypatch.setattr(kernels, "SOURCE", source)
+    assert kernels.library() is not None
     found, expected = (torch.empty(20_000, dtype=torch.float64) for _ in range(2))
     box_muller(WORDS, found)
     by_numpy(lambda: box_muller(WORDS, expected), monkeypatch)

@@ -6,14 +6,14 @@ n records, in tensors on the CPU whose rows follow one another and may be longer
 from __future__ import annotations
 
 import ctypes
-import hashlib
 from functools import lru_cache
 from pathlib import Path
 
 from torch import Tensor
 
+from lepton_fl.compiled import library_of
+
 SOURCE = Path(__file__).with_suffix(".c")
-LIBRARY = Path(__file__).with_name("libdense_kernels.so")  # made by hatch_build.py
 _ADDRESS, _COUNT, _NUMBER = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_double
 _ARGUMENTS = {
     "lay": [_ADDRESS] * 4 + [_COUNT] * 3,
@@ -30,12 +30,8 @@ _ARGUMENTS = {
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
     """What the source was made into; None where it was not, or another source was: torch computes the same then."""
-    try:
-        found = ctypes.CDLL(str(LIBRARY))
-        digest = ctypes.c_char_p.in_dll(found, "lepton_source").value
-    except (OSError, ValueError):
-        return None
-    if digest != hashlib.sha256(SOURCE.read_bytes()).hexdigest().encode():
+    found = library_of(SOURCE)
+    if found is None:
         return None
     for name, arguments in _ARGUMENTS.items():
         function = getattr(found, f"lepton_{name}")
