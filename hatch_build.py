@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import subprocess
 import sys
 import sysconfig
@@ -16,8 +17,11 @@ NOISE = Path("lepton_fl/privacy/kernels.c")
 DENSE = Path("lepton_fl/training/bookkeeping/dense_kernels.c")
 # The same bits everywhere: no operation may be fused with another (see the source's head).
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
-# Wide registers where the processor has them, and a single copy of each loop for a compiler that cannot tell.
-VARIANTS = [["-mprefer-vector-width=512"], [], ["-DONE_COPY"]]
+# One copy of a loop for each width of registers, of which the loader takes the widest that the processor has; and a
+# single one for a compiler, a processor or a loader that cannot.
+_COPIES = '-DEACH_WIDTH=__attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))'
+_HAS_COPIES = platform.machine() in ("x86_64", "AMD64") and platform.libc_ver()[0] == "glibc"
+VARIANTS = [*([[_COPIES, "-mprefer-vector-width=512"], [_COPIES]] if _HAS_COPIES else []), ["-DEACH_WIDTH="]]
 
 
 def build(source: Path) -> Path | None:

@@ -8,15 +8,9 @@
 #include <stdint.h>
 #include <string.h>
 
-/* One copy for each width of registers; the loader takes the widest that the processor has. */
-#if defined(__x86_64__) && defined(__GLIBC__) && !defined(ONE_COPY)
-#define EACH_WIDTH __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define EACH_WIDTH
-#endif
-
-#ifndef LEPTON_SOURCE
-#define LEPTON_SOURCE "" /* SHA-256 of this file, as whoever compiles it tells */
+#ifndef LEPTON_SOURCE /* hatch_build.py tells both */
+#define LEPTON_SOURCE "" /* SHA-256 of this file */
+#define EACH_WIDTH       /* what makes a copy of a loop for each width of registers */
 #endif
 extern const char *const lepton_source;
 const char *const lepton_source = LEPTON_SOURCE;

@@ -189,18 +189,20 @@ def test_where_nothing_compiles_nothing_is_left_behind(
 
 
 @needs_a_compiler
-@pytest.mark.parametrize("variant", [0, 1, 2])
+@pytest.mark.parametrize("variant", [-1, -2, -3])
 def test_every_way_to_compile_gives_the_same_bits(
     variant: int, hook: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: None
 ) -> None:
-    """The last one has no wide registers, as on a processor without them."""
+    """The last one has no wide registers, as on a processor without them; others may be none here."""
     source = tmp_path / "lepton_fl" / "privacy" / "kernels.c"
     source.parent.mkdir(parents=True)
     shutil.copy(kernels.SOURCE, source)
-    monkeypatch.setattr(hook, "VARIANTS", hook.VARIANTS[variant : variant + 1])
+    if len(hook.VARIANTS) < -variant:
+        pytest.skip("this processor or C library has no copies of a loop to choose from")
+    monkeypatch.setattr(hook, "VARIANTS", [hook.VARIANTS[variant]])
     library = hook.build(source)
-    if library is None and variant == 0:
-        pytest.skip("this compiler knows no vector width")
+    if library is None and variant != -1:
+        pytest.skip("this compiler knows no such copies")
     monkeypatch.setattr(kernels, "SOURCE", source)
     assert kernels.library() is not None
     found, expected = (torch.empty(20_000, dtype=torch.float64) for _ in range(2))
