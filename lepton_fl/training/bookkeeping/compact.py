@@ -95,10 +95,8 @@ class Compact:
         inputs = [x, *room.outputs]
         self._forward(inputs, records)
         self._backward(inputs[-1], labels, records)
-        bounds, given = (
-            (clipping_norm, LARGEST_NORM * clipping_norm),
-            None if weights is None else weights.double().contiguous(),
-        )
+        bounds = (clipping_norm, LARGEST_NORM * clipping_norm)
+        given = None if weights is None else weights.double().contiguous()
         if not self._passes.clip(records, room.squared, bounds, given, (room.factors, room.norms)):
             return room.norms[:records] < bounds[1]
         flat, out = sums
