@@ -83,7 +83,7 @@ def box_muller(words: Tensor, out: Tensor) -> None:
     """
     compiled, count = library(), out.shape[0]
     is_fit = out.dtype is torch.float64 and words.dtype is torch.int64 and count % 2 == 0 and words.shape[0] >= count
-    if not is_fit or not (out.is_contiguous() and words.is_contiguous()):
+    if not is_fit or not (_is_in_a_row(out) and _is_in_a_row(words)):
         raise ValueError("a kernel was given what are not pairs of numbers in a row; this is a bug")
     if compiled is not None:
         compiled.box_muller(words.data_ptr(), out.data_ptr(), count // 2)
@@ -92,6 +92,11 @@ def box_muller(words: Tensor, out: Tensor) -> None:
     radius, (along, across) = _radii(bits[:pairs]), _directions(bits[pairs:count])
     np.multiply(radius, along, out=numbers[:pairs])
     np.multiply(radius, across, out=numbers[pairs:])
+
+
+def _is_in_a_row(tensor: Tensor) -> bool:
+    """Whether a kernel may read it by its address."""
+    return tensor.is_cpu and tensor.is_contiguous()
 
 
 def _radii(words: _Words) -> _Floats:
@@ -133,7 +138,7 @@ class OnGrid:
             values: of the type of `out`; None: not added.
         """
         tensors = [total, out] if values is None else [total, out, values]
-        if any(one.shape != (len(total),) or not one.is_contiguous() or one.dtype not in _TYPES for one in tensors):
+        if any(one.shape != (len(total),) or not _is_in_a_row(one) or one.dtype not in _TYPES for one in tensors):
             raise ValueError("a kernel was given what is not d numbers in a row; this is a bug")
         if values is not None and values.dtype is not out.dtype:
             raise ValueError("a kernel adds to values of another type; this is a bug")
@@ -145,7 +150,7 @@ class OnGrid:
         (total, out, values), count, compiled = self._tensors, noise.shape[0], library()
         if start < 0 or start + count > self._count:
             raise ValueError("a kernel was asked for a part beyond the end; this is a bug")
-        if noise.dtype is not torch.float64 or not noise.is_contiguous():
+        if noise.dtype is not torch.float64 or not _is_in_a_row(noise):
             raise ValueError("a kernel was given noise that is no float64 in a row; this is a bug")
         if compiled is None:
             self._by_numpy(slice(start, start + count), noise.numpy())

@@ -127,6 +127,7 @@ def test_no_part_beyond_the_end_is_written(start: int, count: int) -> None:
         (torch.zeros(4), torch.zeros(4, dtype=torch.int32), None),
         (torch.zeros(2, 2), torch.zeros(2, 2), None),
         (torch.zeros(4), torch.zeros(4), torch.zeros(4, dtype=torch.float64)),
+        (torch.zeros(4), torch.zeros(4, device="meta"), None),
     ],
 )
 def test_what_a_kernel_would_misread_is_refused(
