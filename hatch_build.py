@@ -15,13 +15,19 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 NOISE = Path("lepton_fl/privacy/kernels.c")
 DENSE = Path("lepton_fl/training/bookkeeping/dense_kernels.c")
+PRODUCTS = Path("lepton_fl/training/cohort/products.c")
+SOURCES = (NOISE, DENSE, PRODUCTS)
 # The same bits everywhere: no operation may be fused with another (see the source's head).
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
+_MORE = {PRODUCTS.name: ["-ffp-contract=fast"]}  # sums that torch, too, adds up in an order of its own
 # One copy of a loop for each width of registers, of which the loader takes the widest that the processor has; and a
 # single one for a compiler, a processor or a loader that cannot.
-_COPIES = '-DEACH_WIDTH=__attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))'
+_COPIES = (
+    '-DEACH_WIDTH=__attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))',
+    "-DLEPTON_COPIES",
+)
 _HAS_COPIES = platform.machine() in ("x86_64", "AMD64") and platform.libc_ver()[0] == "glibc"
-VARIANTS = [*([[_COPIES, "-mprefer-vector-width=512"], [_COPIES]] if _HAS_COPIES else []), ["-DEACH_WIDTH="]]
+VARIANTS = [*([[*_COPIES, "-mprefer-vector-width=512"], [*_COPIES]] if _HAS_COPIES else []), ["-DEACH_WIDTH="]]
 
 
 def build(source: Path) -> Path | None:
@@ -31,7 +37,7 @@ def build(source: Path) -> Path | None:
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     for variant in VARIANTS:
         # The digest tells the program whether the library is of the source that lies beside it.
-        names = [f'-DLEPTON_SOURCE="{digest}"', *FLAGS, *variant]
+        names = [f'-DLEPTON_SOURCE="{digest}"', *FLAGS, *_MORE.get(source.name, []), *variant]
         command = [os.environ.get("CC", "cc"), *names, str(source), "-o", str(made), "-lm"]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=120)  # noqa: S603 - whoever builds chose it
@@ -48,7 +54,7 @@ class Kernels(BuildHookInterface):  # type: ignore[type-arg]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """See hatchling's build hooks."""
-        made = [build(Path(self.root) / source) for source in (NOISE, DENSE)] if os.name == "posix" else [None]
+        made = [build(Path(self.root) / source) for source in SOURCES] if os.name == "posix" else [None]
         if None in made:
             self.app.display_warning("no C compiler: noise will be drawn by numpy, at a tenth of the speed")
             return
@@ -59,5 +65,5 @@ class Kernels(BuildHookInterface):  # type: ignore[type-arg]
 
 if __name__ == "__main__":
     here = Path(__file__).resolve().parent
-    if None in [build(here / source) for source in (NOISE, DENSE)]:
+    if None in [build(here / source) for source in SOURCES]:
         sys.exit("error: cc could not build the libraries; what was there is as it was; install a C compiler")

@@ -47,7 +47,8 @@ def test_the_wheel_holds_configuration_data_and_both_shells(wheel: Path) -> None
     ):
         assert wanted in names
     has_a_compiler = shutil.which(os.environ.get("CC", "cc")) is not None
-    for library in ("privacy/libkernels.so", "training/bookkeeping/libdense_kernels.so"):
+    training = ("bookkeeping/libdense_kernels.so", "cohort/libproducts.so")
+    for library in ("privacy/libkernels.so", *(f"training/{name}" for name in training)):
         assert (f"lepton_fl/{library}" in names) is has_a_compiler
     assert wheel.name.endswith("-py3-none-any.whl") is not has_a_compiler
     assert not [name for name in names if "idx" in name or name.startswith("tests/")]

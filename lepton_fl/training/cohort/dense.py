@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from lepton_fl.training.bookkeeping.matmul import times_transposed
+from lepton_fl.training.cohort import products
 from lepton_fl.training.cohort.chunks import Descent, Room
 from lepton_fl.training.cohort.layers import Dense
+from lepton_fl.training.cohort.walk import Memory
 from lepton_fl.training.flat import Slot
 
 LARGEST = 1e5  # no value is near what a reply's check refuses
@@ -64,11 +66,10 @@ class _Part:
 
     now: Tensor  # [members, records, ...]
     before: Tensor
-    before_t: Tensor  # [members, ..., records]
 
 
 def _parts(held: Tensor, steps: Sequence[slice]) -> list[_Part]:
-    return [_Part(held[:, now], held[:, : now.start], held[:, : now.start].transpose(1, 2)) for now in steps]
+    return [_Part(held[:, now], held[:, : now.start]) for now in steps]
 
 
 class Unwritten:
@@ -112,9 +113,7 @@ class Unwritten:
         if not step:
             return made
         seen = self._seen[step]
-        likeness = torch.bmm(seen.now, seen.before_t)
-        if self._bias is not None:
-            likeness.add_(1.0)
+        likeness = products.times_transposed(seen.now, seen.before, more=0.0 if self._bias is None else 1.0)
         return _less(made, likeness, self._taken[step].before, at)
 
     def backward(self, g: Tensor, step: int, at: Stand) -> Tensor:
@@ -122,11 +121,16 @@ class Unwritten:
         below = times_transposed(g.flatten(0, 1), self._weight.t()).view(*g.shape[:2], -1)
         if not step:
             return below
-        return _less(below, torch.bmm(g, self._taken[step].before_t), self._seen[step].before, at)
+        likeness = products.times_transposed(g, self._taken[step].before)
+        return _less(below, likeness, self._seen[step].before, at)
 
     def descend(self, g: Tensor, step: int) -> None:
         """This step is taken along its scaled output gradients."""
         self._taken[step].now.copy_(g)
+
+    def walked(self) -> Memory:
+        """What is held of it, once members were walked."""
+        return Memory(self._weight, self._bias, self.inputs, self._slopes, None, None)
 
     def is_in_range(self, walk: Walk) -> bool:
         """Whether no value of any member can be what a reply's check refuses; NaN is."""
@@ -143,11 +147,20 @@ class Unwritten:
 
     def write_to(self, total: Tensor, counted: Counted) -> None:
         """Its part of the sum."""
-        slopes = self._slopes.flatten(0, 1).t()
+        slopes, inputs, weight = self._slopes.flatten(0, 1), self.inputs.flatten(0, 1), self._layer.weight
+        if products.are_faster(slopes, inputs, self._weight):
+            scale = counted.of_records
+            if not isinstance(scale, float):
+                slopes, scale = slopes.mul_(scale[:, None]), 1.0
+            whole = (slopes.t()[None], inputs[None], counted.of_start, scale, self._weight[None])
+            products.add_product(weight.of(total)[None], *whole)
+            if self._layer.bias is not None and self._bias is not None:
+                torch.add(self._bias * counted.of_start, slopes.sum(0), alpha=scale, out=self._layer.bias.of(total))
+            return
         # By rows, as the product wants them.
-        g = self._rooms[2].of(slopes.shape, slopes.device)
-        torch.mul(slopes, counted.of_records, out=g)
-        parts = [(self._layer.weight, self._weight, times_transposed(g, self.inputs.flatten(0, 1).t()))]
+        g = self._rooms[2].of((weight.shape[0], len(slopes)), slopes.device)
+        torch.mul(slopes.t(), counted.of_records, out=g)
+        parts = [(weight, self._weight, times_transposed(g, inputs.t()))]
         if self._layer.bias is not None and self._bias is not None:
             parts.append((self._layer.bias, self._bias, g.sum(1)))
         for slot, start, made in parts:
@@ -183,26 +196,32 @@ class Written:
 
     def forward(self, x: Tensor, step: int, at: Stand) -> Tensor:
         """This step's outputs."""
-        self._x, across = x, x.transpose(1, 2)
+        self._x = x
         weight, *bias = self._values
-        made = torch.baddbmm(bias[0], weight, across) if bias else torch.bmm(weight, across)
-        return made.transpose(1, 2)
+        # Side by side, as `losses.slopes_of` wants them.
+        out = torch.empty(len(x), weight.shape[1], x.shape[1], device=x.device).transpose(1, 2)
+        return products.times_transposed(x, weight, bias[0].squeeze(2) if bias else None, out=out)
 
     def backward(self, g: Tensor, step: int, at: Stand) -> Tensor:
         """The gradient by this step's inputs."""
-        return torch.bmm(g, self._values[0])
+        return products.times(g, self._values[0])
 
     def descend(self, g: Tensor, step: int) -> None:
         """This step is taken along its scaled output gradients."""
         across, descent = g.transpose(1, 2), self._descent
         (weight, *bias), (before, *bias_before) = self._held, self._values
-        torch.baddbmm(before, across, self._x, beta=descent.keep, alpha=-descent.rate, out=weight)
+        products.add_product(weight, across, self._x, descent.keep, -descent.rate, before)
         if bias:
             torch.add(bias_before[0] * descent.keep, across.sum(2, keepdim=True), alpha=-descent.rate, out=bias[0])
         if descent.back:
             for held, start in zip(self._held, self._start, strict=True):
                 held.add_(start, alpha=descent.back)
         self._values = self._held
+
+    def walked(self) -> Memory:
+        """What is held of it, once members were walked."""
+        (weight, *bias), (own, *own_bias) = self._start, self._held
+        return Memory(weight, bias[0] if bias else None, None, None, own, own_bias[0] if own_bias else None)
 
     def is_in_range(self, walk: Walk) -> bool:
         """Whether no value of any member is out of range; NaN is."""
@@ -225,9 +244,7 @@ def _less(made: Tensor, likeness: Tensor, earlier: Tensor, at: Stand) -> Tensor:
         taken = at.taken
     else:
         likeness.mul_(at.taken)
-    if made.is_contiguous():
-        return made.baddbmm_(likeness, earlier, beta=at.of_start, alpha=-taken)
-    return torch.baddbmm(made, likeness, earlier, beta=at.of_start, alpha=-taken)
+    return products.add_product(made, likeness, earlier, at.of_start, -taken)
 
 
 def square(values: Tensor) -> float:

@@ -19,6 +19,7 @@ from lepton_fl.training.cohort.chunks import Descent, Records
 from lepton_fl.training.cohort.dense import Counted, Stand, Start, Unwritten, Walk, Written
 from lepton_fl.training.cohort.layers import Bend, Dense, Flat, Layer
 from lepton_fl.training.cohort.losses import goals_of, slopes_of
+from lepton_fl.training.cohort.walk import Walker, bends_of
 
 
 def is_worth_it(layers: Sequence[Layer], records: int) -> bool:
@@ -53,6 +54,9 @@ class Factored:
         self._features = torch.empty(0)
         dense = [one for one in layers if isinstance(one, Dense)]
         self._outputs = dense[-1].weight.shape[0] if dense else 0
+        self._widths = [(one.weight.shape[1], one.weight.shape[0]) for one in dense]
+        self._bends = bends_of(layers)
+        self._walker: Walker | None = None
 
     def summed(
         self, values: Sequence[Tensor], records: Records, descent: Descent, weights: Sequence[int]
@@ -75,7 +79,11 @@ class Factored:
         first, descent = self._fit(records), start.descent
         for one in self._dense:
             one.begin(start)
-        self._train(first, records, descent)
+        held = [one.walked() for one in self._dense]
+        if self._walker is not None and self._walker.can_take(held, records):
+            self._walker.take(held, records, descent)
+        else:
+            self._train(first, records, descent)
         steps = len(self._steps)
         walk = Walk(descent.of_start(steps), descent.of_steps(steps), records.sizes)
         if not all(one.is_in_range(walk) for one in self._dense):
@@ -98,6 +106,8 @@ class Factored:
                 one.fit(rows, self._steps, device)
                 if isinstance(one, Unwritten) and one is not self._program[0]:
                     one.see(self._steps)
+            if self._bends is not None:
+                self._walker = Walker(self._bends, self._widths, records.sizes)
             self._fitting = fitting
         first = self._program[0]
         assert isinstance(first, Unwritten)  # noqa: S101 - for the type checker

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lepton_fl.training.bookkeeping.matmul import times_transposed
 from lepton_fl.training.clipped_sum import LARGEST_NORM
+from lepton_fl.training.cohort import products
 from lepton_fl.training.cohort.chunks import Batch, Descent, Records
 from lepton_fl.training.cohort.factored import Factored, is_worth_it
 from lepton_fl.training.cohort.layers import BENDS, Bend, Dense, Flat, Layer
@@ -74,13 +75,13 @@ class _Factors:
     """A dense layer's, whose product is a member's clipped sum, member by member."""
 
     layer: Dense
-    slopes: Sequence[Tensor]  # [out, records]
-    seen: Sequence[Tensor]  # [records, in]
+    slopes: Sequence[Tensor]  # [1, out, records]
+    seen: Sequence[Tensor]  # [1, records, in]
     of_bias: Sequence[Tensor]  # the slopes, [records, out]
 
     def views(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Where the layer's weight and bias lie in a vector [d]."""
-        return self.layer.weight.of(out), None if self.layer.bias is None else self.layer.bias.of(out)
+        """Where the layer's weight, [1, out, in], and bias lie in a vector [d]."""
+        return self.layer.weight.of(out)[None], None if self.layer.bias is None else self.layer.bias.of(out)
 
 
 class Lowered:
@@ -95,7 +96,7 @@ class Lowered:
         outputs, passed = self._forward(values, batch.features)
         losses, slopes = losses_and_slopes(outputs, batch.labels)
         for layer, seen, g in _backward(passed, values, slopes.mul_(shares.unsqueeze(-1))):
-            torch.bmm(g.transpose(1, 2), seen, out=layer.weight.of(out))
+            products.add_product(layer.weight.of(out), g.transpose(1, 2), seen, keep=0.0)
             if layer.bias is not None:
                 torch.sum(g, 1, out=layer.bias.of(out))
         return losses
@@ -107,9 +108,7 @@ class Lowered:
         members = len(out)
         for layer, seen, g in _backward(passed, values, slopes.mul_(shares.unsqueeze(-1))):
             before = layer.weight.of(values).expand(members, -1, -1)
-            torch.baddbmm(
-                before, g.transpose(1, 2), seen, beta=descent.keep, alpha=-descent.rate, out=layer.weight.of(out)
-            )
+            products.add_product(layer.weight.of(out), g.transpose(1, 2), seen, descent.keep, -descent.rate, before)
             if layer.bias is not None:
                 torch.add(layer.bias.of(values) * descent.keep, g.sum(1), alpha=-descent.rate, out=layer.bias.of(out))
         return losses
@@ -128,13 +127,13 @@ class Lowered:
         """See `together.Gradients.clipped`."""
         factors: list[_Factors] = []
         for layer, seen, g in self._clipped(values, batch, target):
-            factors.append(_Factors(layer, g.transpose(1, 2).unbind(), seen.unbind(), g.unbind()))
+            factors.append(_Factors(layer, g.transpose(1, 2).split(1), seen.split(1), g.unbind()))
         views, of = list[tuple[Tensor, Tensor | None]](), None
         for member, out in enumerate(rows):
             if out is not of:  # a view costs as much as a small product
                 views, of = [one.views(out) for one in factors], out
             for one, (weight, bias) in zip(factors, views, strict=True):
-                torch.mm(one.slopes[member], one.seen[member], out=weight)
+                products.add_product(weight, one.slopes[member], one.seen[member], keep=0.0)
                 if bias is not None:
                     torch.sum(one.of_bias[member], 0, out=bias)
             yield member
@@ -180,9 +179,7 @@ def _dense(layer: Dense, values: Tensor, x: Tensor) -> Tensor:
     weight, bias = layer.weight.of(values), None if layer.bias is None else layer.bias.of(values)
     if values.dim() == 1:
         return times_transposed(x.flatten(0, 1), weight, bias).view(*x.shape[:2], -1)
-    if bias is None:
-        return torch.bmm(x, weight.transpose(1, 2))
-    return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+    return products.times_transposed(x, weight, bias)
 
 
 def _backward(passed: list[_Passed], values: Tensor, g: Tensor) -> Iterator[tuple[Dense, Tensor, Tensor]]:
@@ -208,7 +205,7 @@ def _of_inputs(g: Tensor, weight: Tensor) -> Tensor:
     """The gradient by a dense layer's inputs."""
     if weight.dim() == 2:
         return times_transposed(g.flatten(0, 1), weight.t()).view(*g.shape[:2], -1)
-    return torch.bmm(g, weight)
+    return products.times(g, weight)
 
 
 def _squares(rows: Tensor) -> Tensor:
