@@ -10,8 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
-.venv/installed: pyproject.toml constraints.txt hatch_build.py lepton_fl/privacy/kernels.c lepton_fl/training/bookkeeping/dense_kernels.c \
-  lepton_fl/training/cohort/products.c
+.venv/installed: pyproject.toml constraints.txt hatch_build.py $(wildcard lepton_fl/*/*.c lepton_fl/*/*/*.[ch])
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'

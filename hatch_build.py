@@ -15,11 +15,11 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 NOISE = Path("lepton_fl/privacy/kernels.c")
 DENSE = Path("lepton_fl/training/bookkeeping/dense_kernels.c")
-PRODUCTS = Path("lepton_fl/training/cohort/products.c")
-SOURCES = (NOISE, DENSE, PRODUCTS)
+TILES = [Path("lepton_fl/training/cohort") / f"{name}.c" for name in ("products", "walk", "clipped")]
+SOURCES = (NOISE, DENSE, *TILES)
 # The same bits everywhere: no operation may be fused with another (see the source's head).
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
-_MORE = {PRODUCTS.name: ["-ffp-contract=fast"]}  # sums that torch, too, adds up in an order of its own
+_FUSED = "-ffp-contract=fast"  # for sums that torch, too, adds up in an order of its own
 # One copy of a loop for each width of registers, of which the loader takes the widest that the processor has; and a
 # single one for a compiler, a processor or a loader that cannot.
 _COPIES = (
@@ -34,10 +34,13 @@ def build(source: Path) -> Path | None:
     """The library beside its source; None where nothing can build it."""
     # Not by the module's own name: Python would take it for the module.
     library, made = source.with_name(f"lib{source.stem}.so"), source.with_name(f"lib{source.stem}.{os.getpid()}.so")
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for file in (source, *sorted(source.parent.glob("*.h"))):
+        digest.update(file.read_bytes())
     for variant in VARIANTS:
         # The digest tells the program whether the library is of the source that lies beside it.
-        names = [f'-DLEPTON_SOURCE="{digest}"', *FLAGS, *_MORE.get(source.name, []), *variant]
+        is_fused = source.name in {one.name for one in TILES}
+        names = [f'-DLEPTON_SOURCE="{digest.hexdigest()}"', *FLAGS, *([_FUSED] if is_fused else []), *variant]
         command = [os.environ.get("CC", "cc"), *names, str(source), "-o", str(made), "-lm"]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=120)  # noqa: S603 - whoever builds chose it

@@ -6,7 +6,7 @@ import ctypes
 import hashlib
 from pathlib import Path
 
-_DIGEST = "lepton_source"  # in each library: of the source that it was made of
+_DIGEST = "lepton_source"  # in each library: of what it was made of
 
 
 def library_of(source: Path) -> ctypes.CDLL | None:
@@ -16,7 +16,10 @@ def library_of(source: Path) -> ctypes.CDLL | None:
         digest = ctypes.c_char_p.in_dll(found, _DIGEST).value
     except (OSError, ValueError):
         return None
-    return found if digest == hashlib.sha256(source.read_bytes()).hexdigest().encode() else None
+    expected = hashlib.sha256()
+    for file in (source, *sorted(source.parent.glob("*.h"))):
+        expected.update(file.read_bytes())
+    return found if digest == expected.hexdigest().encode() else None
 
 
 def path_of(source: Path) -> Path:

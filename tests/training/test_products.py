@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lepton_fl.training.cohort import products
+from lepton_fl.compiled import library_of
+from lepton_fl.training.cohort import clipped, products, walk
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = st.tuples(st.integers(1, 3), st.integers(1, 23), st.integers(1, 150), st.integers(1, 70))
@@ -137,21 +138,30 @@ def test_a_row_has_the_same_bits_whoever_stands_beside_it() -> None:
 
 
 @needs_a_compiler
-def test_the_source_compiles_without_a_warning(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", [products.SOURCE, walk.SOURCE, clipped.SOURCE], ids=lambda path: path.name)
+def test_a_source_compiles_without_a_warning(source: Path, tmp_path: Path) -> None:
     command = [os.environ.get("CC", "cc"), "-std=c11", "-O3", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-    command += [str(products.SOURCE), "-o", str(tmp_path / "made.so"), "-lm"]
+    command += [str(source), "-o", str(tmp_path / "made.so"), "-lm"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 @needs_a_compiler
-def test_where_registers_are_narrow_torch_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_registers_are_narrow_or_a_header_is_another_one_torch_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
     assert spec is not None
     assert spec.loader is not None
     hook = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(hook)
+    folder = tmp_path / "cohort"
+    shutil.copytree(products.SOURCE.parent, folder, ignore=shutil.ignore_patterns("*.so", "*.py", "__pycache__"))
     monkeypatch.setattr(hook, "VARIANTS", hook.VARIANTS[-1:])
-    monkeypatch.setattr(products, "SOURCE", Path(shutil.copy(products.SOURCE, tmp_path)))
+    monkeypatch.setattr(products, "SOURCE", folder / "products.c")
     assert hook.build(products.SOURCE) is not None
+    assert library_of(products.SOURCE) is not None
     assert products.library.__wrapped__() is None
+    with (folder / "tiles.h").open("a") as header:
+        header.write("/* changed */")
+    assert library_of(products.SOURCE) is None

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from lepton_fl.training.cohort import products
 from lepton_fl.training.cohort.chunks import Descent, Records
 from lepton_fl.training.cohort.factored import Factored
+from lepton_fl.training.cohort.layers import bends_of
 from lepton_fl.training.cohort.lowered import lower
-from lepton_fl.training.cohort.walk import bends_of
 
 pytestmark = pytest.mark.skipif(products.library() is None, reason="no C compiler, or no wide registers")
 MEMBERS, SIZES, WEIGHTS = 3, (5, 4, 5), (2, 3, 1)

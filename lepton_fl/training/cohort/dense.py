@@ -132,12 +132,16 @@ class Unwritten:
         """What is held of it, once members were walked."""
         return Memory(self._weight, self._bias, self.inputs, self._slopes, None, None)
 
-    def is_in_range(self, walk: Walk) -> bool:
+    def squares(self) -> Sequence[float]:
+        """The squares of all inputs, and of all scaled output gradients, added up."""
+        return square(self.inputs), square(self._slopes)
+
+    def is_in_range(self, walk: Walk, squares: Sequence[float]) -> bool:
         """Whether no value of any member can be what a reply's check refuses; NaN is."""
         # Norms are the cheaper look, and a bound that is hardly ever missed: Cauchy and Schwarz over the records. A
         # bias has an input of 1.
         start = [self._weight] if self._bias is None else [self._weight, self._bias]
-        norms = square(self._slopes) * max(square(self.inputs), float(self.inputs.shape[1]))
+        norms = squares[1] * max(squares[0], float(self.inputs.shape[1]))
         before = abs(walk.of_start) * math.sqrt(sum(map(square, start)))
         if before + max(map(abs, walk.taken)) * math.sqrt(norms) <= LARGEST:
             return True
@@ -223,7 +227,11 @@ class Written:
         (weight, *bias), (own, *own_bias) = self._start, self._held
         return Memory(weight, bias[0] if bias else None, None, None, own, own_bias[0] if own_bias else None)
 
-    def is_in_range(self, walk: Walk) -> bool:
+    def squares(self) -> Sequence[float]:
+        """Nothing that its range would need."""
+        return ()
+
+    def is_in_range(self, walk: Walk, squares: Sequence[float]) -> bool:
         """Whether no value of any member is out of range; NaN is."""
         return all(square(one) <= LARGEST**2 or bool(_largest(one) <= LARGEST) for one in self._held)
 

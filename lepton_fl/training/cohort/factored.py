@@ -17,9 +17,9 @@ from torch import Tensor
 
 from lepton_fl.training.cohort.chunks import Descent, Records
 from lepton_fl.training.cohort.dense import Counted, Stand, Start, Unwritten, Walk, Written
-from lepton_fl.training.cohort.layers import Bend, Dense, Flat, Layer
+from lepton_fl.training.cohort.layers import Bend, Dense, Flat, Layer, bends_of
 from lepton_fl.training.cohort.losses import goals_of, slopes_of
-from lepton_fl.training.cohort.walk import Walker, bends_of
+from lepton_fl.training.cohort.walk import Walker
 
 
 def is_worth_it(layers: Sequence[Layer], records: int) -> bool:
@@ -81,12 +81,13 @@ class Factored:
             one.begin(start)
         held = [one.walked() for one in self._dense]
         if self._walker is not None and self._walker.can_take(held, records):
-            self._walker.take(held, records, descent)
+            squares: Sequence[Sequence[float]] = self._walker.take(held, records, descent)
         else:
             self._train(first, records, descent)
+            squares = [one.squares() for one in self._dense]
         steps = len(self._steps)
         walk = Walk(descent.of_start(steps), descent.of_steps(steps), records.sizes)
-        if not all(one.is_in_range(walk) for one in self._dense):
+        if not all(one.is_in_range(walk, own) for one, own in zip(self._dense, squares, strict=True)):
             return False
         counted = _counted(weights, walk, total.device)
         for one in self._dense:

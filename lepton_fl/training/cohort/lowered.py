@@ -20,6 +20,7 @@ from lepton_fl.training.bookkeeping.matmul import times_transposed
 from lepton_fl.training.clipped_sum import LARGEST_NORM
 from lepton_fl.training.cohort import products
 from lepton_fl.training.cohort.chunks import Batch, Descent, Records
+from lepton_fl.training.cohort.clipped import clipped_sums
 from lepton_fl.training.cohort.factored import Factored, is_worth_it
 from lepton_fl.training.cohort.layers import BENDS, Bend, Dense, Flat, Layer
 from lepton_fl.training.cohort.losses import losses_and_slopes
@@ -90,6 +91,7 @@ class Lowered:
     def __init__(self, model: nn.Module) -> None:
         self._layers = lower(model)
         self._factored = Factored(self._layers)
+        self._clipped_sums = clipped_sums(self._layers)
 
     def plain(self, values: Tensor, batch: Batch, shares: Tensor, out: Tensor) -> Tensor:
         """See `together.Gradients.plain`."""
@@ -125,6 +127,9 @@ class Lowered:
 
     def clipped(self, values: Tensor, batch: Batch, target: float, rows: Sequence[Tensor]) -> Iterator[int]:
         """See `together.Gradients.clipped`."""
+        if self._clipped_sums is not None and self._clipped_sums.can_take(values, batch):
+            yield from self._clipped_sums.clipped(values, batch, target, rows)
+            return
         factors: list[_Factors] = []
         for layer, seen, g in self._clipped(values, batch, target):
             factors.append(_Factors(layer, g.transpose(1, 2).split(1), seen.split(1), g.unbind()))

@@ -10,16 +10,26 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from lepton_fl.compiled import library_of
 from lepton_fl.training.cohort import products
 from lepton_fl.training.cohort.chunks import Descent, Records
-from lepton_fl.training.cohort.layers import BENDS, Bend, Dense, Layer
 
-_NONE, _RELU, _TANH, _SIGMOID = range(4)
-_NUMBERS = {id(BENDS[torch.nn.ReLU]): _RELU, id(BENDS[torch.nn.Tanh]): _TANH, id(BENDS[torch.nn.Sigmoid]): _SIGMOID}
+SOURCE = Path(__file__).with_suffix(".c")
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL | None:
+    """What the source was made into; None where it was not, or is no faster: torch computes the same then."""
+    found = library_of(SOURCE)
+    if found is None or not found.lepton_is_wide():
+        return None
+    found.lepton_walk.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    return found
 
 
 class _Layer(ctypes.Structure):
@@ -36,7 +46,7 @@ class _Walk(ctypes.Structure):
         *((name, ctypes.c_size_t) for name in ("members", "records", "steps", "layers")),
         *((name, ctypes.c_void_p) for name in ("ends", "of_start", "taken")),
         *((name, ctypes.c_float) for name in ("rate", "keep", "back")),
-        *((name, ctypes.c_void_p) for name in ("labels", "shares", "first", "made", "likeness")),
+        *((name, ctypes.c_void_p) for name in ("labels", "shares", "first", "made", "likeness", "squares")),
     ]
 
 
@@ -52,26 +62,13 @@ class Memory:
     own_bias: Tensor | None
 
 
-def bends_of(layers: Sequence[Layer]) -> tuple[int, ...] | None:
-    """What bends each dense layer's outputs, as the walk knows it; None where it cannot be walked."""
-    found: list[int] = []
-    for one in layers:
-        if isinstance(one, Dense):
-            found.append(_NONE)
-        elif isinstance(one, Bend):
-            if not found or found[-1] != _NONE or id(one) not in _NUMBERS:
-                return None
-            found[-1] = _NUMBERS[id(one)]
-    return tuple(found)
-
-
 class Walker:
     """The walk of chunks that are alike, in memory that is used again."""
 
     def __init__(self, bends: Sequence[int], widths: Sequence[tuple[int, int]], sizes: Sequence[int]) -> None:
         """
         Args:
-            bends: of `bends_of`.
+            bends: of `layers.bends_of`.
             widths: inputs and outputs of each layer.
             sizes: records of each step.
         """
@@ -82,16 +79,21 @@ class Walker:
         self._spare = [(torch.empty(records, one), torch.empty(records, other)) for one, other in widths]
         self._ends, self._layers = ends, (_Layer * len(bends))()
         self._walk = _Walk(records=records, steps=len(sizes), layers=len(bends), ends=ends.data_ptr())
+        self._squares = torch.zeros(len(bends), 2, dtype=torch.float64)
+        self._walk.squares = self._squares.data_ptr()
         self._walk.first, self._walk.made, self._walk.likeness = (one.data_ptr() for one in self._rooms)
 
     def can_take(self, layers: Sequence[Memory], records: Records) -> bool:
         """Whether members with this memory can be walked, and nobody is faster."""
         weights = [one.weight for one in layers]
-        is_whole = all(one.is_contiguous() for one in [*weights, records.labels, records.shares])
-        return is_whole and products.are_faster(*weights, records.shares)
+        is_whole = all(one.is_contiguous() for one in [*weights, records.features, records.labels, records.shares])
+        is_whole &= records.features[0, 0].numel() == weights[0].shape[1]
+        return is_whole and library() is not None and products.are_faster(*weights, records.shares)
 
-    def take(self, layers: Sequence[Memory], records: Records, descent: Descent) -> None:
-        """Every member's steps, told by what `layers` hold after it.
+    def take(self, layers: Sequence[Memory], records: Records, descent: Descent) -> list[list[float]]:
+        """Every member's steps, told by what `layers` hold after it; of each layer the squares of that, added up.
+
+        They are two numbers for a layer: of its inputs, and of its outputs' scaled gradients.
 
         Raises:
             IndexError: a label is none of the outputs.
@@ -101,12 +103,15 @@ class Walker:
         whole.members, whole.of_start, whole.taken = len(records.labels), of_start.data_ptr(), taken.data_ptr()
         whole.rate, whole.keep, whole.back = descent.rate, descent.keep, descent.back
         whole.labels, whole.shares = records.labels.data_ptr(), records.shares.data_ptr()
+        self._squares.zero_()
         for place, bend, held, spare in zip(self._layers, self._bends, layers, self._spare, strict=True):
             _tell(place, bend, held, spare)
-        compiled = products.library()
+        compiled = library()
         assert compiled is not None  # noqa: S101 - see `can_take`
         if not compiled.lepton_walk(ctypes.byref(whole), self._layers):
             raise IndexError("a label is none of the model's outputs")
+        squares: list[list[float]] = self._squares.tolist()
+        return squares
 
 
 @lru_cache(maxsize=64)
