@@ -4,9 +4,9 @@ Usage: .venv/bin/python bench/float32_sums.py [TRIES]     (default 20)
 
 A neighbour is the same batch without one record. Gradients are float32, and the others' may round otherwise when one
 record is missing; so may their sum where it is in float32. Several kinds of batches and sizes are tried, through the
-reference's sum alone and through both engines, on vectors, images and sequences, and the worst found is printed beside
-the margin that `noise.clip_target` sets aside and beside a float32 sum of the same batches. Writes
-bench/results/float32_sums.json. A measurement, no proof.
+reference's sum alone, through both engines and through a cohort's loops, on vectors, images and sequences, and the
+worst found is printed beside the margin that `noise.clip_target` sets aside and beside a float32 sum of the same
+batches. Writes bench/results/float32_sums.json. A measurement, no proof.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from lepton_fl.privacy.noise import FLOAT32_MARGIN
 from lepton_fl.training.bookkeeping.engine import BookKeeping
 from lepton_fl.training.clipped_sum import ClippedSum, OpacusClippedSum, add_clipped_rows
+from lepton_fl.training.cohort.lowered import Lowered
+from lepton_fl.training.cohort.stacked_sum import StackedClippedSum
 from lepton_fl.training.examples import Examples
 
 RESULTS = Path(__file__).parent / "results" / "float32_sums.json"
@@ -128,6 +130,9 @@ def main() -> None:
     found = {"sum alone": beyond(summed, tries, (40,))}
     for name, (model, shape) in models().items():
         found[f"{name}, book-keeping"] = beyond(through(model, BookKeeping), max(1, tries // 4), shape)
+        if name in ("logistic", "mlp", "wide"):
+            of_cohort = through(model, lambda: StackedClippedSum(Lowered))
+            found[f"{name}, in a cohort"] = beyond(of_cohort, max(1, tries // 4), shape)
         if name in ("logistic", "mlp"):
             found[f"{name}, Opacus"] = beyond(through(model, OpacusClippedSum), max(1, tries // 10), shape)
     found["sum in float32"] = beyond(summed_in_float32, tries, (40,))

@@ -41,14 +41,19 @@ static stand at(const walk *all, const layer *of, size_t member, size_t step)
 {
     stand here = {.of = *of, .step = step, .before = all->ends[step], .rows = all->ends[step + 1] - all->ends[step]};
     float *seen = of->seen + member * of->seen_member, *slopes = of->slopes + member * of->slopes_member;
-    here.seen = rows_of(seen, of->inputs), here.seen_now = seen + here.before * of->inputs;
-    here.slopes = rows_of(slopes, of->outputs), here.slopes_now = slopes + here.before * of->outputs;
-    here.weight = rows_of(of->weight, of->inputs), here.bias = of->bias;
+    here.seen = rows_of(seen, of->inputs);
+    here.seen_now = seen + here.before * of->inputs;
+    here.slopes = rows_of(slopes, of->outputs);
+    here.slopes_now = slopes + here.before * of->outputs;
+    here.weight = rows_of(of->weight, of->inputs);
+    here.bias = of->bias;
     if (of->own != NULL) {
         here.own = of->own + member * of->outputs * of->inputs;
         here.own_bias = of->bias == NULL ? NULL : of->own_bias + member * of->outputs;
-        if (step)
-            here.weight.at = here.own, here.bias = here.own_bias;
+        if (step) { /* before it, they are the start's */
+            here.weight.at = here.own;
+            here.bias = here.own_bias;
+        }
     }
     return here;
 }
@@ -107,8 +112,8 @@ static void take_step(const walk *all, const layer *layers, size_t member, size_
     for (size_t number = 0; number <= last; number++) {
         here = at(all, &layers[number], member, step);
         forward(all, &here, number == 0, made);
-        float *bent = number < last ? at(all, &layers[number + 1], member, step).seen_now : made;
-        bend_all(layers[number].bend, here.rows * layers[number].outputs, made, bent);
+        float *outcome = number < last ? at(all, &layers[number + 1], member, step).seen_now : made;
+        bend_all(layers[number].bend, here.rows * layers[number].outputs, made, outcome);
         made = number < last ? all->made : made;
     }
     slopes_of(here.rows, layers[last].outputs, made, all->labels + first, all->shares + first, here.slopes_now);
