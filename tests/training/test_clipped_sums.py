@@ -134,6 +134,12 @@ def test_a_record_is_clipped_alike_whoever_is_drawn_with_it() -> None:
     assert torch.equal(sums(model, values, beside, 0.3), sums(model, values, alone, 0.3))
 
 
+def test_where_nobody_was_drawn_every_sum_is_nothing() -> None:
+    model, nobody = network(70, 60, 3), torch.zeros(4, 0)
+    batch = Batch(torch.empty(4, 0, 70), torch.empty(4, 0, dtype=torch.int64), torch.zeros(4), nobody, None)
+    assert not sums(model, flat_state(model), batch, 0.3).any()
+
+
 def test_records_that_do_not_fit_the_first_layer_are_left_to_torch_to_refuse() -> None:
     model = network(70, 60, 3)
     batch = batch_of(network(71, 60, 3))

@@ -9,6 +9,7 @@ Source: as `lowered`.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -74,7 +75,7 @@ class ClippedSums:
     def can_take(self, values: Tensor, batch: Batch) -> bool:
         """Whether these are where the loops in C can read them, and nobody is faster."""
         features, labels, weights = batch.features, batch.labels, batch.weights
-        if library() is None or features[0, 0].numel() != self._layers[0].inputs:
+        if library() is None or math.prod(features.shape[2:]) != self._layers[0].inputs:
             return False
         in_order = [values, features, labels, *([] if weights is None else [weights])]
         return products.are_faster(values, features) and all(one.is_contiguous() for one in in_order)

@@ -151,20 +151,14 @@ class Unwritten:
 
     def write_to(self, total: Tensor, counted: Counted) -> None:
         """Its part of the sum."""
-        slopes, inputs, weight = self._slopes.flatten(0, 1), self.inputs.flatten(0, 1), self._layer.weight
+        slopes, inputs = self._slopes.flatten(0, 1), self.inputs.flatten(0, 1)
         if products.are_faster(slopes, inputs, self._weight):
-            scale = counted.of_records
-            if not isinstance(scale, float):
-                slopes, scale = slopes.mul_(scale[:, None]), 1.0
-            whole = (slopes.t()[None], inputs[None], counted.of_start, scale, self._weight[None])
-            products.add_product(weight.of(total)[None], *whole)
-            if self._layer.bias is not None and self._bias is not None:
-                torch.add(self._bias * counted.of_start, slopes.sum(0), alpha=scale, out=self._layer.bias.of(total))
+            self._add_to(total, counted, slopes, inputs)
             return
         # By rows, as the product wants them.
-        g = self._rooms[2].of((weight.shape[0], len(slopes)), slopes.device)
+        g = self._rooms[2].of((slopes.shape[1], len(slopes)), slopes.device)
         torch.mul(slopes.t(), counted.of_records, out=g)
-        parts = [(weight, self._weight, times_transposed(g, inputs.t()))]
+        parts = [(self._layer.weight, self._weight, times_transposed(g, inputs.t()))]
         if self._layer.bias is not None and self._bias is not None:
             parts.append((self._layer.bias, self._bias, g.sum(1)))
         for slot, start, made in parts:
@@ -172,6 +166,16 @@ class Unwritten:
                 torch.add(made, start, alpha=counted.of_start, out=slot.of(total))
             else:
                 slot.of(total).copy_(made)
+
+    def _add_to(self, total: Tensor, counted: Counted, slopes: Tensor, inputs: Tensor) -> None:
+        """As `write_to`, with nothing between the product and the sum; the slopes may be changed."""
+        scale = counted.of_records
+        if not isinstance(scale, float):
+            slopes, scale = slopes.mul_(scale[:, None]), 1.0
+        out, factors = self._layer.weight.of(total)[None], (slopes.t()[None], inputs[None])
+        products.add_product(out, *factors, counted.of_start, scale, self._weight[None])
+        if self._layer.bias is not None and self._bias is not None:
+            torch.add(self._bias * counted.of_start, slopes.sum(0), alpha=scale, out=self._layer.bias.of(total))
 
 
 class Written:

@@ -7,6 +7,7 @@ core's cache; no call of torch's is between two layers, where a call costs as mu
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -87,7 +88,7 @@ class Walker:
         """Whether members with this memory can be walked, and nobody is faster."""
         weights = [one.weight for one in layers]
         is_whole = all(one.is_contiguous() for one in [*weights, records.features, records.labels, records.shares])
-        is_whole &= records.features[0, 0].numel() == weights[0].shape[1]
+        is_whole &= math.prod(records.features.shape[2:]) == weights[0].shape[1]
         return is_whole and library() is not None and products.are_faster(*weights, records.shares)
 
     def take(self, layers: Sequence[Memory], records: Records, descent: Descent) -> list[list[float]]:
