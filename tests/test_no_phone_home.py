@@ -1,4 +1,4 @@
-"""A run connects nowhere: no telemetry, no update check, no download."""
+"""A run connects nowhere: no telemetry, no update check, no download. Nor does it load what it has no use for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+
+import pytest
 
 WATCHED = """
 import sys
@@ -39,6 +40,7 @@ main()
 TELL = """
 import atexit
 atexit.register(lambda: sys.stderr.write(f"attempts: {attempts}\\n"))
+atexit.register(lambda: sys.stderr.write(f"compiler: {'torch._dynamo' in sys.modules}\\n"))
 """
 
 
@@ -53,13 +55,25 @@ def watched(code: str, *arguments: str, environment: dict[str, str] | None = Non
     )
 
 
-def test_a_whole_run_connects_nowhere(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What a run of one round said on stderr."""
+    folder = tmp_path_factory.mktemp("run")
     # What a careless environment might ask for.
     environment = {"FLWR_TELEMETRY_ENABLED": "1", "FLWR_DISABLE_UPDATE_CHECK": "0"}
-    done = watched(RUN, "rounds=1", "privacy=none", f"output={tmp_path}", environment=environment)
+    done = watched(RUN, "rounds=1", "privacy=none", f"output={folder}", environment=environment)
     assert done.returncode == 0, done.stderr
-    assert "attempts: []" in done.stderr
-    assert json.loads((tmp_path / "result.json").read_text())["rounds"] == 1
+    assert json.loads((folder / "result.json").read_text())["rounds"] == 1
+    return done.stderr
+
+
+def test_a_whole_run_connects_nowhere(whole_run: str) -> None:
+    assert "attempts: []" in whole_run
+
+
+def test_a_whole_run_loads_no_compiler(whole_run: str) -> None:
+    """Torch's takes over a second to load, in each process, and a run compiles nothing."""
+    assert "compiler: False" in whole_run
 
 
 def test_the_watch_sees_a_connection_and_a_look_up() -> None:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from lepton_fl.errors import ConfigError
+from lepton_fl.training.optimizers import Adam, Optimizer, Sgd
 
 SGD, ADAM = OPTIMIZERS = ("sgd", "adam")
-# Adam's own, as Kingma and Ba 2015 recommend: "Adam: A Method for Stochastic Optimization", algorithm 1.
-_ADAM_BETAS, _ADAM_EPSILON = (0.9, 0.999), 1e-8
 
 
 @dataclass
@@ -51,7 +50,7 @@ class Training:
         """The learning rate of a round, counted from 1."""
         return self.learning_rate * self.learning_rate_decay ** (round - 1)
 
-    def make_optimizer(self, model: torch.nn.Module, round: int) -> torch.optim.Optimizer:
+    def make_optimizer(self, model: torch.nn.Module, round: int) -> Optimizer:
         """The optimizer of one round of local training, without memory of earlier rounds.
 
         Private training gives it noisy gradients alone, so that whatever it remembers of them is released already.
@@ -59,7 +58,5 @@ class Training:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         rate = self.rate(round)
         if self.optimizer == ADAM:
-            return torch.optim.Adam(
-                trained, lr=rate, betas=_ADAM_BETAS, eps=_ADAM_EPSILON, weight_decay=self.weight_decay
-            )
-        return torch.optim.SGD(trained, lr=rate, momentum=self.momentum, weight_decay=self.weight_decay)
+            return Adam(trained, rate, self.weight_decay)
+        return Sgd(trained, rate, self.momentum, self.weight_decay)
