@@ -56,6 +56,7 @@ from lepton_server.session import Session, frames_of, goodbye, heartbeat
 _log = logging.getLogger(__name__)
 _HELLO_S = 10.0
 _FAREWELL_S = 5.0  # for a stream that ends to take notice
+_GLANCE_S = 0.01
 _REPLACED = "another process connected with this certificate"
 
 
@@ -190,6 +191,12 @@ class Hub(FederationServicer):
         """Start to look after streams; in the event loop that serves them."""
         self._loop = asyncio.get_running_loop()
         self._supervisor = self._loop.create_task(self._supervise())
+
+    async def said(self, patience_s: float) -> None:
+        """Nothing that was posted waits in an outbox any more, or so long has passed."""
+        end = time.monotonic() + patience_s
+        while any(session.outbox for session in self.sessions.values()) and time.monotonic() < end:
+            await asyncio.sleep(_GLANCE_S)
 
     async def end_serving(self) -> None:
         """Nothing of the hub runs any more."""

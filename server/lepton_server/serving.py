@@ -15,6 +15,9 @@ from lepton_fl.v1.federation_pb2_grpc import add_FederationServicer_to_server
 from lepton_server.enrolment import Enrolment
 from lepton_server.hub import Hub
 
+_GOODBYE_S = 0.3  # for what was posted last, a goodbye, to go out
+_LEAVE_S = 1.0  # for an institution that heard it to leave by itself
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -86,7 +89,7 @@ class Serving:
             self._servers.append(server)
 
     async def _close(self) -> None:
-        await asyncio.sleep(0.3)  # what was posted last, a goodbye, goes out
+        await self._hub.said(_GOODBYE_S)
         for server in self._servers:
-            await server.stop(1.0)
+            await server.stop(_LEAVE_S)
         await self._hub.end_serving()

@@ -141,6 +141,7 @@ class Federation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.hub.end_run("the test is over")  # who hears it leaves, and the server waits for nobody
         self._serving.stop()
 
     def begin_run(self, *members: Member | Institution, reply_bytes: int = 1 << 20) -> None:
