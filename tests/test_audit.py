@@ -11,16 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from compositions import sim_config
 from patients import grouped
 from voices import Quiet
 
 from lepton_fl.audit import Audited, Canaries, ClaimRefuted, audit, draw, planted, refuse_refuted, scores
-from lepton_fl.config import config_dir, load
 from lepton_fl.errors import ConfigError
 from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.run import Names
-from lepton_fl.simulation import AuditSettings, SimConfig, plan, register_schemas
+from lepton_fl.simulation import AuditSettings, plan
 from lepton_fl.training.examples import Examples, Site
 
 SIM = Path(sys.executable).with_name("lepton-sim")
@@ -34,9 +33,7 @@ FOUND = Audited(100, 50, 1, 0.5, 0.95, 1.0, "record", "add or remove one record"
 
 
 def audited(*overrides: str) -> Audited:
-    register_schemas()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        config = load(SimConfig, compose("sim", overrides=list(overrides)))
+    config = sim_config(*overrides)
     return audit(plan(config, Names("", "", "")), config.audit, Quiet())
 
 
@@ -106,9 +103,7 @@ def test_canaries_that_are_in_are_subjects_of_their_own_at_the_largest_instituti
 
 
 def test_canaries_are_held_out_records_with_a_label_that_is_not_theirs() -> None:
-    register_schemas()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        planned = plan(load(SimConfig, compose("sim", overrides=["privacy=none"])), Names("", "", ""))
+    planned = plan(sim_config("privacy=none"), Names("", "", ""))
     canaries = draw(planned, AuditSettings(100, 1, 0.95), Randomness(1))
     held = {
         (*features.tolist(), int(label))

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from hydra import compose, initialize_config_dir
+from compositions import sim_config
 
-from lepton_fl.config import config_dir, load
-from lepton_fl.simulation import SimConfig, register_schemas
+from lepton_fl.config import config_dir
+from lepton_fl.simulation import SimConfig
 from lepton_fl.tasks.mnist import Mnist
 
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
 
 
 def composed(*overrides: str) -> SimConfig:
-    register_schemas()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return load(SimConfig, compose("sim", overrides=list(overrides)))
+    return sim_config(*overrides)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from compositions import sim_config
 
-from lepton_fl.config import config_dir, load
 from lepton_fl.errors import ConfigError
 from lepton_fl.evaluation.gates import HELD, HELD_MODEL, MODEL, NAME, RELEASED
 from lepton_fl.results.folder import Folder
@@ -16,7 +15,7 @@ from lepton_fl.results.lines import closing
 from lepton_fl.results.outcome import Outcome
 from lepton_fl.results.terminal import JsonVoice
 from lepton_fl.run import Names
-from lepton_fl.simulation import Plan, SimConfig, plan, register_schemas, simulate
+from lepton_fl.simulation import Plan, plan, simulate
 
 
 class Quiet(JsonVoice):
@@ -28,10 +27,7 @@ class Quiet(JsonVoice):
 
 
 def planned(*overrides: str) -> Plan:
-    register_schemas()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        composed = compose("sim", overrides=["rounds=2", *overrides])
-    return plan(load(SimConfig, composed), Names("heart", "logistic", "fedavg"))
+    return plan(sim_config("rounds=2", *overrides), Names("heart", "logistic", "fedavg"))
 
 
 def simulated(folder: Path, *overrides: str) -> Outcome:

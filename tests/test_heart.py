@@ -7,21 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from compositions import sim_config
 
-from lepton_fl.config import config_dir, load
 from lepton_fl.privacy.accounting import epsilon_spent
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.outcome import Outcome
 from lepton_fl.results.terminal import PlainVoice
 from lepton_fl.run import Names
-from lepton_fl.simulation import Plan, SimConfig, plan, register_schemas, simulate
+from lepton_fl.simulation import Plan, plan, simulate
 
 
 def planned(*overrides: str) -> Plan:
-    register_schemas()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return plan(load(SimConfig, compose("sim", overrides=list(overrides))), Names("heart", "logistic", "fedavg"))
+    return plan(sim_config(*overrides), Names("heart", "logistic", "fedavg"))
 
 
 def run(prepared: Plan, folder: Path) -> Outcome:

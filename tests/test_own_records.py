@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from compositions import sim_config
 from lepton_client.records import own_site
 
-from lepton_fl.config import config_dir, load
 from lepton_fl.errors import DataError
 from lepton_fl.federation.terms import Terms
-from lepton_fl.simulation import SimConfig, register_schemas
 from lepton_fl.tasks.task import DataSource
 
 DATA = Path(__file__).resolve().parent.parent / "lepton_fl" / "tasks" / "data"
@@ -19,9 +17,7 @@ SHIPPED = DataSource(path=None, dir=None)
 
 
 def terms_of(task: str) -> Terms:
-    register_schemas()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return load(SimConfig, compose("sim", overrides=[f"task={task}"]))
+    return sim_config(f"task={task}")
 
 
 def test_of_a_file_that_names_several_only_its_own_rows_are_taken() -> None:

@@ -6,24 +6,21 @@ import json
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from compositions import sim_config
 from patients import grouped
 from voices import Quiet
 
-from lepton_fl.config import config_dir, load
 from lepton_fl.errors import ConfigError
 from lepton_fl.federation.terms import from_json, to_json
 from lepton_fl.privacy.accounting import epsilon_of_group, epsilon_spent
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.lines import opening, round_line
 from lepton_fl.run import Names
-from lepton_fl.simulation import Plan, SimConfig, plan, register_schemas, repeats, simulate
+from lepton_fl.simulation import Plan, SimConfig, plan, repeats, simulate
 
 
 def configured(*overrides: str) -> SimConfig:
-    register_schemas()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return load(SimConfig, compose("sim", overrides=["rounds=2", *overrides]))
+    return sim_config("rounds=2", *overrides)
 
 
 def planned(*overrides: str) -> Plan:

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from compositions import sim_config
 from safetensors.numpy import load_file
 from voices import Quiet
 
-from lepton_fl.config import config_dir, load
+from lepton_fl.config import config_dir
 from lepton_fl.errors import ConfigError
 from lepton_fl.fairness import TABLE
 from lepton_fl.fairness.settings import Fairness, Weighing
@@ -19,18 +19,14 @@ from lepton_fl.federation.arrays import template_of
 from lepton_fl.federation.terms import from_json, to_json
 from lepton_fl.results.folder import Folder
 from lepton_fl.run import Names
-from lepton_fl.simulation import SimConfig, plan, register_schemas, simulate
+from lepton_fl.simulation import SimConfig, plan, simulate
 
 LAW = "fairness.legal_basis=a-law"
 
 
 def configured(name: str, *overrides: str) -> SimConfig:
-    register_schemas()
     lawful = [LAW] if name == "thresholds" else []
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return load(
-            SimConfig, compose("sim", overrides=[f"fairness={name}", "rounds=2", "seed=1", *lawful, *overrides])
-        )
+    return sim_config(f"fairness={name}", "rounds=2", "seed=1", *lawful, *overrides)
 
 
 def test_the_table_and_the_yaml_files_name_the_same_methods() -> None:

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from compositions import sim_config
 from safetensors.numpy import load_file
 from voices import Quiet
 
 from lepton_fl import strategies
-from lepton_fl.config import config_dir, load
 from lepton_fl.errors import ConfigError
 from lepton_fl.federation.cohort_release import (
     CohortRelease,
@@ -33,7 +32,7 @@ from lepton_fl.results.folder import Folder
 from lepton_fl.results.lines import opening, round_line
 from lepton_fl.run import Names
 from lepton_fl.secure_aggregation.vector import from_sum
-from lepton_fl.simulation import Plan, SimConfig, plan, register_schemas, simulate
+from lepton_fl.simulation import Plan, SimConfig, plan, simulate
 from lepton_fl.training.private import Mechanism
 from lepton_fl.training.self_test import UnsoundMechanism, check_noise
 
@@ -43,10 +42,8 @@ MEAN_ONLY = ["fedavg", "fedavgm", "fedprox", "fedadagrad", "fedadam", "fedyogi"]
 
 
 def configured(*overrides: str) -> SimConfig:
-    register_schemas()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        shared = ["rounds=2", "privacy=institution", "secure_aggregation=off"]
-        return load(SimConfig, compose("sim", overrides=[*shared, *overrides]))
+    shared = ["rounds=2", "privacy=institution", "secure_aggregation=off"]
+    return sim_config(*shared, *overrides)
 
 
 def planned(*overrides: str) -> Plan:

@@ -6,21 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from compositions import sim_config
 
-from lepton_fl.config import config_dir, load
+from lepton_fl.config import config_dir
 from lepton_fl.errors import ConfigError
 from lepton_fl.federation.installed import installed_task, sha256_of
 from lepton_fl.federation.terms import from_json, to_document, to_json
-from lepton_fl.simulation import SimConfig, register_schemas
+from lepton_fl.simulation import SimConfig
 
 TASKS = sorted(path.stem for path in (config_dir() / "task").glob("*.yaml"))
 
 
 def composed(task: str) -> SimConfig:
-    register_schemas()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return load(SimConfig, compose("sim", overrides=[f"task={task}"]))
+    return sim_config(f"task={task}")
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from compositions import sim_config
 from proposals import EXACTLY
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from voices import Quiet
 
-from lepton_fl.config import config_dir, load
 from lepton_fl.federation.journal import NoJournal, Progress
 from lepton_fl.federation.replies import Expected
 from lepton_fl.federation.rounds import Rounds, Run
@@ -23,7 +22,7 @@ from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.terminal import JsonVoice, PlainVoice
 from lepton_fl.run import Names
-from lepton_fl.simulation import Plan, SimConfig, plan, register_schemas, simulate
+from lepton_fl.simulation import Plan, plan, simulate
 from lepton_fl.strategies.averaging import FedAvg, FedAvgM
 from lepton_fl.strategies.strategy import WEIGHT_KEY, Federation, Strategy
 
@@ -32,10 +31,8 @@ NAMES = Names("heart", "logistic", "fedavg")
 
 
 def planned(*overrides: str) -> Plan:
-    register_schemas()
     shared = [f"rounds={ROUNDS}", "training.sampling_rate=0.5", "training.local_steps=2", "seed=5"]
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return plan(load(SimConfig, compose("sim", overrides=[*shared, *overrides])), NAMES)
+    return plan(sim_config(*shared, *overrides), NAMES)
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from compositions import sim_config
 
-from lepton_fl.config import config_dir, load
+from lepton_fl.config import config_dir
 from lepton_fl.errors import ConfigError
 from lepton_fl.models import TABLE
 from lepton_fl.models.mlp import Mlp
 from lepton_fl.models.shape import Model, Shape
-from lepton_fl.simulation import SimConfig, register_schemas
 
 TABULAR = Shape((38,), 1)
 SMALL_IMAGE = Shape((1, 8, 8), 10)
@@ -28,9 +27,7 @@ FITS = {
 
 def model(name: str, *overrides: str) -> Model:
     """The model's settings as its YAML gives them."""
-    register_schemas()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return load(SimConfig, compose("sim", overrides=[f"model={name}", *overrides])).model
+    return sim_config(f"model={name}", *overrides).model
 
 
 def test_the_table_and_the_yaml_files_name_the_same_models() -> None:

@@ -7,23 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
+from compositions import sim_config
 from voices import Quiet
 
-from lepton_fl.config import config_dir, load
 from lepton_fl.results.folder import Folder
 from lepton_fl.results.joining import lines
 from lepton_fl.run import Names
-from lepton_fl.simulation import SimConfig, plan, register_schemas, simulate
+from lepton_fl.simulation import SimConfig, plan, simulate
 
 HOSPITALS = ["Cleveland", "Hungary", "Switzerland", "VA Long Beach"]
 
 
 def configured(*settings: str) -> SimConfig:
-    register_schemas()
     shared = ["rounds=2", "seed=1", "evaluation.every=2"]
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return load(SimConfig, compose("sim", overrides=[*shared, *settings]))
+    return sim_config(*shared, *settings)
 
 
 def ran(folder: Path, *settings: str) -> SimConfig:

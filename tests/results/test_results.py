@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from compositions import sim_config
 from proposals import EXACTLY
 from voices import Quiet
 
-from lepton_fl.config import config_dir, load
 from lepton_fl.errors import ConfigError, TrainingFailed
 from lepton_fl.evaluation.metrics import Metrics
 from lepton_fl.federation.journal import RoundReport
@@ -25,7 +24,7 @@ from lepton_fl.results.lines import closing, opening, round_line
 from lepton_fl.results.outcome import Claim, Facts, Outcome, no_claim
 from lepton_fl.results.terminal import JsonVoice, PlainVoice
 from lepton_fl.run import Names
-from lepton_fl.simulation import Plan, SimConfig, output_folder, plan, register_schemas, simulate
+from lepton_fl.simulation import Plan, output_folder, plan, simulate
 
 ROUNDS = 10
 FILES = {
@@ -34,10 +33,7 @@ FILES = {
 
 
 def planned(*overrides: str) -> Plan:
-    register_schemas()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        composed = compose("sim", overrides=[f"rounds={ROUNDS}", *overrides])
-    return plan(load(SimConfig, composed), Names("heart", "logistic", "fedavg"))
+    return plan(sim_config(f"rounds={ROUNDS}", *overrides), Names("heart", "logistic", "fedavg"))
 
 
 @pytest.fixture(scope="module")

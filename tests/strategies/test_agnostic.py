@@ -6,13 +6,12 @@ import math
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from compositions import sim_config
 from voices import Quiet
 
-from lepton_fl.config import config_dir, load
 from lepton_fl.results.folder import Folder
 from lepton_fl.run import Names
-from lepton_fl.simulation import SimConfig, plan, register_schemas, simulate
+from lepton_fl.simulation import plan, simulate
 from lepton_fl.strategies.agnostic import AFL, Scores, scores_of
 from lepton_fl.strategies.averaging import FedAvg
 from lepton_fl.strategies.sums import LARGEST_WEIGHT
@@ -101,12 +100,10 @@ def test_the_worst_served_institution_is_served_as_well_as_the_others() -> None:
 
 
 def test_under_masks_the_model_is_the_one_made_in_the_clear(tmp_path: Path) -> None:
-    register_schemas()
     made = {}
     for summed in ("on", "off"):
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            chosen = ["privacy=none", "rounds=3", "seed=1", "strategy=afl", f"secure_aggregation={summed}"]
-            config = load(SimConfig, compose("sim", overrides=chosen))
+        chosen = ["privacy=none", "rounds=3", "seed=1", "strategy=afl", f"secure_aggregation={summed}"]
+        config = sim_config(*chosen)
         outcome = simulate(plan(config, Names("heart", "logistic", "afl")), Folder(tmp_path / summed), Quiet())
         pooled = outcome.reports[-1].metrics
         assert pooled is not None

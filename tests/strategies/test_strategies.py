@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from compositions import sim_config
 from proposals import EXACTLY
 from safetensors.numpy import load_file
 from voices import Quiet
 
-from lepton_fl.config import config_dir, load
+from lepton_fl.config import config_dir
 from lepton_fl.errors import ConfigError, TrainingFailed
 from lepton_fl.federation.arrays import template_of
 from lepton_fl.federation.journal import NoJournal, Progress
@@ -26,7 +25,7 @@ from lepton_fl.flower import strategies as flower
 from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.results.folder import Folder
 from lepton_fl.run import Names
-from lepton_fl.simulation import Plan, SimConfig, plan, register_schemas, simulate
+from lepton_fl.simulation import Plan, SimConfig, plan, simulate
 from lepton_fl.strategies import TABLE
 from lepton_fl.strategies.averaging import FedAvg, FedAvgM, FedProx, QFedAvg
 from lepton_fl.strategies.robust import Bulyan, FedMedian, FedTrimmedAvg, Krum, MultiKrum
@@ -39,26 +38,11 @@ OWN = {"afl"}  # Flower has no such class: institutions weigh themselves, and it
 
 
 def settings(*overrides: str) -> SimConfig:
-    register_schemas()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return load(
-            SimConfig,
-            compose(
-                "sim", overrides=[f"rounds={ROUNDS}", "seed=1", "evaluation=exact", "evaluation.every=1", *overrides]
-            ),
-        )
+    return sim_config(f"rounds={ROUNDS}", "seed=1", "evaluation=exact", "evaluation.every=1", *overrides)
 
 
 def strategy(name: str, *overrides: str) -> Strategy:
     return settings(f"strategy={name}", *overrides).strategy
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _little_to_collect() -> Iterator[None]:
-    """Flower collects garbage for every reply it unpacks; what is loaded already need not be looked at each time."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

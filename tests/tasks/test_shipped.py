@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from compositions import sim_config
 
 import lepton_fl
-from lepton_fl.config import config_dir, load
-from lepton_fl.simulation import SimConfig, register_schemas
+from lepton_fl.simulation import SimConfig
 from lepton_fl.tasks.digits import Digits
 from lepton_fl.tasks.tabular import Tabular
 from lepton_fl.tasks.task import Loaded, Request
@@ -43,9 +42,7 @@ SHEETS = {
 
 
 def configured(task: str) -> SimConfig:
-    register_schemas()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return load(SimConfig, compose("sim", overrides=[f"task={task}", "privacy=none"]))
+    return sim_config(f"task={task}", "privacy=none")
 
 
 def tabular(task: str) -> Tabular:
