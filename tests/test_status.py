@@ -7,6 +7,7 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -85,6 +86,13 @@ def test_before_anything_happened_there_is_nobody_and_no_run(federation: Federat
         assert nowhere.returncode == 2
         assert nowhere.stderr.startswith("error: nowhere is not a")
     assert not (federation.folder / "nowhere").exists()
+
+
+def test_who_looks_at_a_server_waits_for_no_heavy_library() -> None:
+    loaded = "import sys, lepton_server.verbs, lepton_server.status, lepton_server.report, lepton_server.feedback"
+    told = "print(*{'torch', 'flwr', 'hydra', 'omegaconf', 'pyarrow', 'dp_accounting'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", f"{loaded}; {told}"], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
 
 
 def shows_a_run_at_hungary(found: Any, process: int) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lepton_fl.evaluation.metrics import Metrics
-from lepton_fl.privacy.randomness import Randomness
 
-if TYPE_CHECKING:
-    from lepton_fl.flower import ArrayRecord  # for which nobody who looks at reports waits
+if TYPE_CHECKING:  # for none of which who looks at reports waits
+    from lepton_fl.flower import ArrayRecord
+    from lepton_fl.privacy.randomness import Randomness
 
 _SEEDS = 32  # of rounds, drawn together
 StrategyState = Mapping[str, npt.NDArray[np.generic]]

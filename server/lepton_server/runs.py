@@ -12,7 +12,6 @@ from typing import Any
 
 from lepton_fl.evidence import canonical
 from lepton_fl.evidence.log_entries import Entry, reason_word
-from lepton_fl.federation.evaluating import ATTRIBUTIONS
 from lepton_fl.federation.journal import RoundReport
 from lepton_fl.privacy.books import HELD_OUT
 from lepton_server import log_rows
@@ -193,6 +192,8 @@ def _released(report: RoundReport) -> dict[str, Any]:
     """What a round told of who is held out, by what it is."""
     if report.histograms is None:
         return {}
+    from lepton_fl.federation.evaluating import ATTRIBUTIONS  # with torch, for which nobody who looks at a run waits
+
     whole = dict(report.histograms)
     attributions = whole.pop(ATTRIBUTIONS, None)
     return {"evaluation": whole, **({} if attributions is None else {"explanation": attributions})}
