@@ -18,6 +18,7 @@ from federations import PUBLIC_POLICY, policy_text
 from lepton_client import sections
 from lepton_client.home import Home, save
 from lepton_client.policy import read
+from one_process import Answer, answers
 from proposals import EXACTLY
 
 from lepton_fl.config import config_dir
@@ -104,6 +105,32 @@ def enrolled(home: Home) -> None:
 CHECK = ("check", "--config-dir", "my", "task=pressure", "data.path=table.csv")
 
 
+ABSENT = {"cuda:9999": "device=cpu", "gpu": "cpu, cuda, cuda:N or auto"}  # a device, and what is said of it
+WITHOUT_DEVICE = [(verb, name) for verb in ("check", "run") for name in ABSENT]
+
+
+@pytest.fixture(scope="module")
+def said(folder: Path) -> dict[str, Answer]:
+    """What each command says."""
+    (folder / "public.yaml").write_text(PUBLIC_POLICY)
+    home = Home(folder / "open", "North Hospital", ("127.0.0.1:1",))
+    enrolled(home)
+    home.key.chmod(0o644)
+    nowhere = ("data.path=missing.csv", "--home", "nowhere")
+    cases = {f"{verb} on {name}": (verb, *nowhere, f"device={name}") for verb, name in WITHOUT_DEVICE}
+    return answers(
+        "lepton-client",
+        {
+            "for people": CHECK,
+            "a key that others can read": (*CHECK, "--home", "open"),
+            "a policy": (*CHECK, "log=json", "policy=public.yaml"),
+            "a policy that is not there": (*CHECK, "policy=other.yaml"),
+            **cases,
+        },
+        folder,
+    )
+
+
 @pytest.fixture(scope="module")
 def report(folder: Path) -> dict[str, Any]:
     done = call(folder, *CHECK, "log=json", "--home", "north")
@@ -119,15 +146,12 @@ def test_the_link_is_looked_at_in_the_order_in_which_to_mend_it(report: dict[str
     assert states["server"] == "warning"  # it listens only while a run is under way
 
 
-def test_a_home_that_could_not_take_part_fails_the_check_after_the_whole_report(folder: Path) -> None:
-    home = Home(folder / "open", "North Hospital", ("127.0.0.1:1",))
-    enrolled(home)
-    home.key.chmod(0o644)
-    done = call(folder, *CHECK, "--home", "open")
-    assert done.returncode == 7
-    assert "can be read by others" in done.stderr
-    assert "rows        100 in the file" in done.stdout
-    assert "ready" not in done.stdout
+def test_a_home_that_could_not_take_part_fails_the_check_after_the_whole_report(said: dict[str, Answer]) -> None:
+    done = said["a key that others can read"]
+    assert done.code == 7
+    assert "can be read by others" in done.err
+    assert "rows        100 in the file" in done.out
+    assert "ready" not in done.out
 
 
 def test_the_report_counts_everything_that_had_to_be_mended(report: dict[str, Any]) -> None:
@@ -172,11 +196,10 @@ def test_the_report_for_machines_has_every_section(report: dict[str, Any], folde
     assert report["disk"]["free_bytes"] > 0
 
 
-def test_the_report_for_people_has_every_section_and_ends_with_ready(folder: Path) -> None:
-    done = call(folder, *CHECK)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    lines = done.stdout.splitlines()
+def test_the_report_for_people_has_every_section_and_ends_with_ready(said: dict[str, Answer], folder: Path) -> None:
+    done = said["for people"]
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
     words = list(dict.fromkeys(line.split()[0] for line in lines))
     assert words == ["task", "rows", "subjects", "missing", "ill=yes", "warning", "leaves", "device", "disk", "ready"]
     assert lines[-1] == "ready       this table can be trained on; nothing of it left this machine"
@@ -184,29 +207,26 @@ def test_the_report_for_people_has_every_section_and_ends_with_ready(folder: Pat
     assert str(folder.resolve()) in next(line for line in lines if line.startswith("disk"))
 
 
-def test_what_would_leave_is_what_the_policy_lets(folder: Path) -> None:
-    (folder / "public.yaml").write_text(PUBLIC_POLICY)
-    done = call(folder, *CHECK, "log=json", "policy=public.yaml")
-    assert json.loads(done.stdout)["leaves"] == sections.leaves(read(folder / "public.yaml")).content
+def test_what_would_leave_is_what_the_policy_lets(said: dict[str, Answer], folder: Path) -> None:
+    assert json.loads(said["a policy"].out)["leaves"] == sections.leaves(read(folder / "public.yaml")).content
 
 
-def test_a_policy_that_was_chosen_and_is_not_there_ends_the_check(folder: Path) -> None:
-    done = call(folder, *CHECK, "policy=other.yaml")
-    assert done.returncode == CONFIGURATION
-    assert "there is no policy at other.yaml" in done.stderr
+def test_a_policy_that_was_chosen_and_is_not_there_ends_the_check(said: dict[str, Answer]) -> None:
+    done = said["a policy that is not there"]
+    assert done.code == CONFIGURATION
+    assert "there is no policy at other.yaml" in done.err
 
 
-@pytest.mark.parametrize("verb", ["check", "run"])
-@pytest.mark.parametrize(("name", "said"), [("cuda:9999", "device=cpu"), ("gpu", "cpu, cuda, cuda:N or auto")])
+@pytest.mark.parametrize(("verb", "name"), WITHOUT_DEVICE)
 def test_a_device_that_is_not_there_is_refused_before_anything_is_read(
-    verb: str, name: str, said: str, folder: Path
+    verb: str, name: str, said: dict[str, Answer]
 ) -> None:
-    done = call(folder, verb, "data.path=missing.csv", "--home", "nowhere", f"device={name}")
-    assert done.returncode == CONFIGURATION
-    assert len(done.stderr.splitlines()) == 1
-    assert said in done.stderr
-    assert "missing.csv" not in done.stderr
-    assert "nowhere" not in done.stderr
+    done = said[f"{verb} on {name}"]
+    assert done.code == CONFIGURATION
+    assert len(done.err.splitlines()) == 1
+    assert ABSENT[name] in done.err
+    assert "missing.csv" not in done.err
+    assert "nowhere" not in done.err
 
 
 def test_a_check_and_a_run_start_from_the_same_settings() -> None:

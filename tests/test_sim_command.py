@@ -6,33 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from one_process import Answer, answers
 
 COMMAND = Path(sys.executable).with_name("lepton-sim")
 CONFIGURATION, DATA = 2, 4
-
-# Each start imports for seconds, so one process takes every mistake in turn, through the command's own entry.
-CASES_IN_ONE_PROCESS = """
-import contextlib, io, json, sys
-from lepton_fl.sim_command import main
-
-results = {}
-for name, arguments in json.load(sys.stdin).items():
-    sys.argv = ["lepton-sim", *arguments]
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-        except BaseException as bug:
-            code = f"a traceback: {type(bug).__name__}"
-    results[name] = [code, out.getvalue(), err.getvalue()]
-print(json.dumps(results))
-"""
 
 # What is typed, the exit code, and words a person needs to put it right.
 MISTAKES: dict[str, tuple[list[str], int, list[str]]] = {
@@ -186,33 +166,29 @@ def files(folder: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Exit code, stdout and stderr of each command, and what they all left in the folder."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table, its task, and tasks with a mistake."""
     folder = tmp_path_factory.mktemp("mistakes")
     write_hypertension(folder)
     write_bad_tasks(folder / "mine" / "task")
-    done = subprocess.run(
-        [sys.executable, "-c", CASES_IN_ONE_PROCESS],
-        cwd=folder,
-        input=json.dumps({name: arguments for name, (arguments, _, _) in MISTAKES.items()} | SOUND),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found | {"left behind": files(folder)}
+    return folder
+
+
+@pytest.fixture(scope="module")
+def said(folder: Path) -> dict[str, Answer]:
+    """Exit code, stdout and stderr of each command, all of them in the folder."""
+    return answers("lepton-sim", {name: arguments for name, (arguments, _, _) in MISTAKES.items()} | SOUND, folder)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_ends_with_its_documented_exit_code(answers: dict[str, Any], mistake: str) -> None:
-    assert answers[mistake][0] == MISTAKES[mistake][1]
+def test_a_mistake_ends_with_its_documented_exit_code(said: dict[str, Answer], mistake: str) -> None:
+    assert said[mistake].code == MISTAKES[mistake][1]
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_one_line_that_says_what_to_change(answers: dict[str, Any], mistake: str) -> None:
+def test_a_mistake_is_told_in_one_line_that_says_what_to_change(said: dict[str, Answer], mistake: str) -> None:
     # What was noticed in the data before is no part of the mistake.
-    lines = [line for line in answers[mistake][2].splitlines() if not line.startswith("warning: ")]
+    lines = [line for line in said[mistake].err.splitlines() if not line.startswith("warning: ")]
     assert len(lines) == 1, lines
     assert lines[0].startswith("error: ")
     for word in MISTAKES[mistake][2]:
@@ -221,21 +197,21 @@ def test_a_mistake_is_told_in_one_line_that_says_what_to_change(answers: dict[st
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_shows_neither_a_traceback_nor_a_schema_nor_a_search_path(
-    answers: dict[str, Any], mistake: str
+    said: dict[str, Answer], mistake: str
 ) -> None:
     for noise in ("Traceback", "_schema", "provider=", "pkg://", "ConfigKeyError", "__init__"):
-        assert noise not in answers[mistake][2]
+        assert noise not in said[mistake].err
 
 
-def test_a_mistake_leaves_no_file_behind(answers: dict[str, Any]) -> None:
-    assert answers["left behind"] == set()
+@pytest.mark.usefixtures("said")
+def test_a_mistake_leaves_no_file_behind(folder: Path) -> None:
+    assert files(folder) == set()
 
 
 @pytest.mark.parametrize("order", SOUND)
-def test_options_may_stand_anywhere_among_the_settings(answers: dict[str, Any], order: str) -> None:
-    code, out, _ = answers[order]
-    assert code == 0
-    assert {"rounds: 7", "seed: 3"} <= set(out.splitlines())
+def test_options_may_stand_anywhere_among_the_settings(said: dict[str, Answer], order: str) -> None:
+    assert said[order].code == 0
+    assert {"rounds: 7", "seed: 3"} <= set(said[order].out.splitlines())
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
