@@ -1,4 +1,4 @@
-"""Many commands of one program in one process, each through its own entry: a start imports for seconds."""
+"""Many commands of one program in few processes, each through its own entry: a start imports for seconds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,17 +42,31 @@ class Answer:
     err: str
 
 
-def answers(program: str, cases: Mapping[str, Sequence[str]], folder: Path) -> dict[str, Answer]:
-    """What the program says to these arguments in this folder, which is also the user's home, one after another."""
-    alone = {name: value for name, value in os.environ.items() if name != "LEPTON_HOME"} | {"HOME": str(folder)}
-    done = subprocess.run(
-        [sys.executable, "-c", _IN_TURN, ENTRIES[program], program],
-        cwd=folder,
-        env=alone,
-        input=json.dumps({name: list(arguments) for name, arguments in cases.items()}),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    return {name: Answer(*said) for name, said in json.loads(done.stdout.splitlines()[-1]).items()}
+def answers(
+    program: str, cases: Mapping[str, Sequence[str]], folder: Path, processes: int = 1, home: Path | None = None
+) -> dict[str, Answer]:
+    """What the program says to these arguments in this folder, one after another.
+
+    Args:
+        processes: that share the cases between them, side by side.
+        home: the user's; None: as it is.
+    """
+    named = [(name, list(arguments)) for name, arguments in cases.items()]
+    alone = {name: value for name, value in os.environ.items() if name != "LEPTON_HOME"}
+    environment = alone if home is None else alone | {"HOME": str(home)}
+
+    def said(first: int) -> dict[str, Answer]:
+        done = subprocess.run(
+            [sys.executable, "-c", _IN_TURN, ENTRIES[program], program],
+            cwd=folder,
+            env=environment,
+            input=json.dumps(dict(named[first::processes])),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        )
+        return {name: Answer(*one) for name, one in json.loads(done.stdout.splitlines()[-1]).items()}
+
+    with ThreadPoolExecutor(processes) as pool:
+        return {name: answer for found in pool.map(said, range(processes)) for name, answer in found.items()}

@@ -128,6 +128,7 @@ def said(folder: Path) -> dict[str, Answer]:
             **cases,
         },
         folder,
+        home=folder,
     )
 
 
