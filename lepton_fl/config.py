@@ -7,6 +7,7 @@ forgotten privacy setting stops the program. OmegaConf and Hydra enter the proje
 from __future__ import annotations
 
 import difflib
+import gc
 import importlib
 import os
 import re
@@ -191,9 +192,11 @@ def _compose_and_run(app: App[T]) -> None:
 
     # Hydra prints its own many-line report and exits unless told to let exceptions through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    composed_once = []
+    composed_once: list[bool] = []
 
     def job(composed: Any) -> None:
+        if not composed_once:
+            gc.freeze()  # what is loaded stays: Flower collects garbage for each reply it unpacks, and need not see it
         composed_once.append(True)
         # Handled inside the job: Hydra would print the overrides above an exception that leaves it.
         with exit_on_error():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from lepton_fl.command import collect_seldom
 from lepton_fl.config import App, run_app
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ exit codes: 0 done, 2 configuration, 3 privacy (budget, self-test, audit), 4 dat
 
 def main() -> None:
     """Run `lepton-sim` with the arguments of this process."""
+    collect_seldom()
     run = _run
     if sys.argv[1:2] == ["audit"]:
         sys.argv = [f"{sys.argv[0]} audit", *sys.argv[2:]]

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ import pytest
 import torch
 import yaml
 from federations import PUBLIC_POLICY, policy_text
+from homes import enrolled
 from lepton_client import sections
-from lepton_client.home import Home, save
+from lepton_client.home import Home
 from lepton_client.policy import read
 from one_process import Answer, answers
 from proposals import EXACTLY
@@ -27,14 +27,6 @@ from lepton_fl.evaluation.settings import Private
 from lepton_fl.federation.arrays import to_arrays
 from lepton_fl.federation.client_app import ClientProgram, answer_evaluation, answer_training
 from lepton_fl.flower import ConfigRecord, Message, RecordDict, enter_run
-from lepton_fl.link.certificates import (
-    new_authority,
-    new_key,
-    request_certificate,
-    sign_institution,
-    to_pem,
-    write_key,
-)
 from lepton_fl.models.logistic import Logistic
 from lepton_fl.models.shape import Shape
 from lepton_fl.privacy.randomness import Randomness
@@ -91,15 +83,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "my" / "task" / "pressure.yaml").write_text(TASK)
     enrolled(Home(folder / "north", "North Hospital", ("127.0.0.1:1",)))
     return folder
-
-
-def enrolled(home: Home) -> None:
-    """A home as enrolment leaves it; at its address nobody listens."""
-    home.path.mkdir()
-    authority, key = new_authority("cardiology", datetime.now(UTC)), new_key()
-    signed = sign_institution(authority, request_certificate(key), home.institution, datetime.now(UTC))
-    write_key(home.key, key)
-    save(home, to_pem(authority.certificate), to_pem(signed))
 
 
 CHECK = ("check", "--config-dir", "my", "task=pressure", "data.path=table.csv")

@@ -17,6 +17,7 @@ SECOND_VERIFIER = Path(__file__).resolve().parent.parent / "docs" / "verify_log.
 
 def test_hospitals_train_over_mutual_tls_the_very_model_of_a_simulation(federation: Federation) -> None:
     three = HOSPITALS[:3]
+    simulation = federation.simulate(three, "rounds=3", "seed=1")
     invitations = {hospital: federation.invite(hospital) for hospital in three}
     server = federation.serve("rounds=3", "seed=1", "output=out")
     federation.wait_for("server.log", "waiting for 3 institutions")
@@ -27,8 +28,7 @@ def test_hospitals_train_over_mutual_tls_the_very_model_of_a_simulation(federati
         assert key.stat().st_mode & 0o777 == 0o600
     clients = [federation.client(hospital, *PUBLIC) for hospital in three]
 
-    assert server.wait(PATIENCE_S) == 0
-    federation.simulated(three, "rounds=3", "seed=1")
+    assert [server.wait(PATIENCE_S), simulation.wait(PATIENCE_S)] == [0, 0]
 
     over_the_network, in_one_process = federation.result(), federation.result("sim")
     same = ("model_sha256", "metrics", "secure_aggregation", "noise_multiplier", "private", "institutions")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 from federations import PATIENCE_S, PLAIN, Federation, policy_text
+from homes import enrolled
+from lepton_client.home import Home
+from one_process import Answer, answers
 
 
 def waiting(federation: Federation) -> str:
@@ -103,27 +105,28 @@ def test_a_refusal_by_hand_ends_the_operators_wait_and_keeps_its_reason_at_home(
     assert "not in holiday season" in review(federation)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        pytest.param(["--accept"], "which run is meant?", marks=pytest.mark.slow),
-        pytest.param(["7", "--accept", "--refuse", "no"], "contradict each other", marks=pytest.mark.slow),
-        (["7"], "0 contracts are called '7'"),
-    ],
-)
-def test_a_mistake_decides_nothing(tmp_path: Path, arguments: list[str], said: str) -> None:
-    federation = Federation(tmp_path)
-    assert federation.enroll("Cleveland", _invitation(federation)).returncode == 0
-    done = federation.call("lepton-client", "review", *arguments, "--home", "client Cleveland")
-    federation.end()
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "nothing was decided" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+@pytest.fixture(scope="module")
+def mistakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
+    """What an institution hears that has a home and no contract yet."""
+    path = tmp_path_factory.mktemp("cleveland") / "home"
+    home = Home(path, "Cleveland", ("127.0.0.1:1",))
+    enrolled(home)
+    (path / "policy.yaml").write_text(policy_text())
+    cases = {said: ("review", *arguments, "--home", str(path)) for said, arguments in MISTAKES.items()}
+    return answers("lepton-client", cases, path.parent)
 
 
-def _invitation(federation: Federation) -> str:
-    invitation = federation.invite("Cleveland")
-    federation.serve("rounds=1")
-    federation.wait_for("server.log", "waiting for ")
-    return invitation
+MISTAKES = {
+    "which run is meant?": ["--accept"],
+    "contradict each other": ["7", "--accept", "--refuse", "no"],
+    "0 contracts are called '7'": ["7"],
+}
+
+
+@pytest.mark.parametrize("said", MISTAKES)
+def test_a_mistake_decides_nothing(mistakes: dict[str, Answer], said: str) -> None:
+    done = mistakes[said]
+    assert done.code == 2
+    assert said in done.err
+    assert "nothing was decided" in done.err
+    assert len(done.err.splitlines()) == 1

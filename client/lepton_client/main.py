@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from lepton_fl.command import Parser, help_of, home_as_setting
+from lepton_fl.command import Parser, collect_seldom, help_of, home_as_setting
 from lepton_fl.config import App, choices, run_app
 from lepton_fl.errors import ConfigError, exit_on_error
 
@@ -92,6 +92,7 @@ exit codes: 0 done, 2 configuration (also: no policy), 3 privacy (budget, ledger
 
 def main() -> None:
     """Run `lepton-client` with the arguments of this process."""
+    collect_seldom()
     verb, *rest = sys.argv[1:] or ["--help"]
     if verb in ("--help", "-h"):
         sys.stdout.write(HELP.format(task=" ".join(choices("task", rest))))

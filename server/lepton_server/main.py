@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from lepton_fl.command import Parser, help_of, home_as_setting
+from lepton_fl.command import Parser, collect_seldom, help_of, home_as_setting
 from lepton_fl.config import App, run_app
 from lepton_fl.errors import ConfigError, exit_on_error
 
@@ -99,6 +99,7 @@ _PLAIN_VERBS = ("init", "invite", "revoke", "institutions", "status", "log", "ve
 
 def main() -> None:
     """Run `lepton-server` with the arguments of this process."""
+    collect_seldom()
     verb, *rest = sys.argv[1:] or ["--help"]
     if verb in ("--help", "-h"):
         sys.stdout.write(HELP)
