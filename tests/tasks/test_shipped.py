@@ -8,6 +8,7 @@ import hashlib
 import io
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -51,11 +52,15 @@ def tabular(task: str) -> Tabular:
     return settings
 
 
-def loaded(task: str) -> Loaded:
+def load(task: str) -> Loaded:
     config = configured(task)
     return config.task.load(Request(config.data, config.holdout, config.institutions))
 
 
+loaded = cache(load)  # for tests that look at it, one after another
+
+
+@cache
 def rows(file: str) -> list[dict[str, str]]:
     content = (DATA / file).read_bytes()
     text = (gzip.decompress(content) if file.endswith(".gz") else content).decode()
@@ -149,7 +154,7 @@ def test_about_a_fifth_is_held_out_and_every_institution_can_train(task: str) ->
 
 @pytest.mark.parametrize("task", [*SHEETS, "digits"])
 def test_loading_twice_gives_the_same_institutions_and_records(task: str) -> None:
-    for one, other in zip(loaded(task).sites, loaded(task).sites, strict=True):
+    for one, other in zip(load(task).sites, load(task).sites, strict=True):
         assert one.institution == other.institution
         for part in ("train", "holdout"):
             first, second = getattr(one, part), getattr(other, part)
