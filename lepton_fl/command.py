@@ -1,23 +1,11 @@
-"""What the commands share: a quick start and end, one-line argument errors, and `--home` as a setting."""
+"""What the commands share: one-line argument errors, and `--home` as a setting."""
 
 from __future__ import annotations
 
 import argparse
-import atexit
-import gc
 from typing import NoReturn
 
 from lepton_fl.errors import ConfigError
-
-
-def collect_seldom() -> None:
-    """Garbage is looked for seldom from now on, and not at all when the process ends.
-
-    Hundreds of thousands of objects are loaded that live as long as the command does; to look through them again and
-    again took a tenth of its start, and at its end, once more, half a second.
-    """
-    gc.set_threshold(50_000, 20, 20)
-    atexit.register(gc.freeze)
 
 
 class Parser(argparse.ArgumentParser):

@@ -7,7 +7,6 @@ forgotten privacy setting stops the program. OmegaConf and Hydra enter the proje
 from __future__ import annotations
 
 import difflib
-import gc
 import importlib
 import os
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from lepton_fl.errors import ConfigError, LeptonError, exit_on_error
+from lepton_fl.garbage import collect_again
 
 T = TypeVar("T")
 
@@ -196,7 +196,7 @@ def _compose_and_run(app: App[T]) -> None:
 
     def job(composed: Any) -> None:
         if not composed_once:
-            gc.freeze()  # what is loaded stays: Flower collects garbage for each reply it unpacks, and need not see it
+            collect_again()
         composed_once.append(True)
         # Handled inside the job: Hydra would print the overrides above an exception that leaves it.
         with exit_on_error():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from lepton_fl.command import collect_seldom
 from lepton_fl.config import App, run_app
+from lepton_fl.garbage import collect_seldom
 
 if TYPE_CHECKING:
     from lepton_fl.simulation import SimConfig

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the bottom up; a module imports only from its own layer's package and from lower layers.
 LAYERS = [
-    {"lepton_fl.compiled", "lepton_fl.logs", "lepton_fl.v1"},
+    {"lepton_fl.compiled", "lepton_fl.garbage", "lepton_fl.logs", "lepton_fl.v1"},
     {"lepton_fl.errors"},
     {"lepton_fl.files"},
     {"lepton_fl.energy"},

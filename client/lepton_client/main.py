@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from lepton_fl.command import Parser, collect_seldom, help_of, home_as_setting
+from lepton_fl.command import Parser, help_of, home_as_setting
 from lepton_fl.config import App, choices, run_app
 from lepton_fl.errors import ConfigError, exit_on_error
+from lepton_fl.garbage import collect_seldom
 
 if TYPE_CHECKING:
     from lepton_client.check import CheckConfig

@@ -6,9 +6,10 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from lepton_fl.command import Parser, collect_seldom, help_of, home_as_setting
+from lepton_fl.command import Parser, help_of, home_as_setting
 from lepton_fl.config import App, run_app
 from lepton_fl.errors import ConfigError, exit_on_error
+from lepton_fl.garbage import collect_seldom
 
 if TYPE_CHECKING:
     from lepton_server.settings import ServerConfig
