@@ -58,6 +58,7 @@ check: .venv/installed drift ## style, types, layers, generated code
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	MYPYPATH=bench $(BIN)/mypy bench/*.py
 	$(BIN)/python -m pytest tests/test_layers.py
 
 fix: .venv/installed ## let ruff mend what it can

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lepton_fl.evaluation.settings import Exact
+from lepton_fl.explanation.release import Explanation
 from lepton_fl.fairness.settings import NoFairness
 from lepton_fl.federation.terms import OWN, Terms
 from lepton_fl.models.logistic import Logistic
@@ -35,6 +36,7 @@ def empty_terms(rounds: int) -> Terms:
         fairness=NoFairness(),
         secure_aggregation=Off(),
         evaluation=Exact(every=1, bins=20, confidence=0.95),
+        explanation=Explanation(epsilon=None, clipping_norm=1.0, top=3),
         noise=OWN,
         holdout=HoldOut("bench", 0.2, 0.0),
         rounds=rounds,

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from models import MODELS, tabular
@@ -25,7 +26,7 @@ BATCHES = (64, 256)
 PLAIN, OUR_LOADER, PRIVATE, OPACUS = "plain, DataLoader", "plain, our loader", "private", "Opacus hooks, its loader"
 
 
-def epochs(turns: int) -> dict[str, dict[str, dict[str, object]]]:
+def epochs(turns: int) -> dict[str, dict[str, dict[str, Any]]]:
     """For each batch, milliseconds of an epoch and its ratio to a plain loop's with DataLoader, printed too."""
     from step import compared
 

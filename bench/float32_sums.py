@@ -56,7 +56,8 @@ def summed(gradients: Tensor) -> Tensor:
 def summed_in_float32(gradients: Tensor) -> Tensor:
     """What the product does not do."""
     factors = 1.0 / gradients.double().norm(dim=1).clamp(min=1.0)
-    return (factors.float() @ gradients).double()
+    total: Tensor = factors.float() @ gradients
+    return total.double()
 
 
 class LastStep(nn.Module):

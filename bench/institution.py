@@ -13,9 +13,10 @@ import grpc
 import torch
 from empty import empty_terms
 from lepton_client.agent import Agent, Own
+from lepton_client.answers import Answer
 from lepton_client.considering import Position
 from lepton_client.home import Home, open_home
-from lepton_client.job import Answer, Job, Rounds
+from lepton_client.job import Job, Rounds
 from lepton_client.ledger import Ledger
 from lepton_client.policy import BY_POLICY, OPTIONAL, Budget, MostOfARun, Policy
 from lepton_client.stream import Instruction, Stream

@@ -51,7 +51,7 @@ def one_run(data: str) -> Run:
     """The command, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         began, before = time.perf_counter(), _cpu_s()
-        arguments = [COMMAND, EXPERIMENT, f"data.dir={data}", f"output={folder}"]
+        arguments = [str(COMMAND), EXPERIMENT, f"data.dir={data}", f"output={folder}"]
         subprocess.run(arguments, check=True, capture_output=True)  # noqa: S603
         result = json.loads((Path(folder) / "result.json").read_text())
     return Run(result, round(time.perf_counter() - began, 1), round(_cpu_s() - before, 1))

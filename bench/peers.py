@@ -77,7 +77,9 @@ class Process:
         assert self._process.stdout is not None  # noqa: S101 - for the type checker
         line = self._process.stdout.readline()
         if not line:
-            sys.exit(f"error: {self._name} ended before its turn; nothing was stored; run {self._process.args} by hand")
+            sys.exit(
+                f"error: {self._name} ended before its turn; nothing was stored; run {self._process.args!r} by hand"
+            )
         told: dict[str, float] = json.loads(line)
         return told
 
@@ -118,7 +120,7 @@ def in_turns(found: Mapping[str, Path], rounds: int) -> dict[str, Process]:
 def refuse_unequal(processes: Mapping[str, Process]) -> float:
     """The largest relative difference of norms after a round; ends the program where it shows other work."""
     norms = [[one["norm"] for one in made.rounds] for name, made in processes.items() if SYSTEMS[name].follows]
-    apart = max(max(each) / min(each) - 1 for each in zip(*norms, strict=True))
+    apart: float = max(max(each) / min(each) - 1 for each in zip(*norms, strict=True))
     if not apart <= EQUAL:
         sys.exit(f"error: the systems made different models ({apart:.1e} of their norm); nothing was stored")
     return apart
@@ -127,7 +129,7 @@ def refuse_unequal(processes: Mapping[str, Process]) -> float:
 def compared(own: Process, others: Mapping[str, Process]) -> dict[str, object]:
     """A system's figures, and each round's over the others' in the same turn."""
     times = [one["cpu_s"] for one in own.rounds[1:]]
-    over = {}
+    over: dict[str, object] = {}
     for name, other in others.items():
         ratios = sorted(mine / one["cpu_s"] for mine, one in zip(times, other.rounds[1:], strict=True))
         over[f"over {name}"] = median(ratios)

@@ -70,7 +70,7 @@ class Raw:
     async def _serve(self) -> None:
         (key, chain), ca = self._credentials
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        handler = grpc.stream_stream_rpc_method_handler(self._stream)
+        handler: Any = grpc.stream_stream_rpc_method_handler(self._stream)
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(_METHOD[0], {_METHOD[1]: handler}),)
         )
@@ -118,7 +118,8 @@ def _send_back(channel: grpc.Channel) -> None:
             yield from _CHUNKS
 
     left = SIZE
-    for data in channel.stream_stream("/" + "/".join(_METHOD))(outgoing()):
+    stream: Any = channel.stream_stream("/" + "/".join(_METHOD))
+    for data in stream(outgoing()):
         left -= len(data)
         if left == 0:
             left = SIZE

@@ -145,7 +145,8 @@ def ours(given: Work) -> dict[str, list[float]]:
 
 
 def _over_memcpy(taken: dict[str, list[float]], name: str, streams: int = 1) -> float:
-    return round(statistics.median(map(truediv, taken[name], taken[f"{name} memcpy"])) / streams, 2)
+    ratio: float = statistics.median(map(truediv, taken[name], taken[f"{name} memcpy"]))
+    return round(ratio / streams, 2)
 
 
 def own_figures(given: Work, taken: dict[str, list[float]]) -> dict[str, Any]:
@@ -261,7 +262,7 @@ def measured(sizes: tuple[tuple[int, int], ...]) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, store."""
     given = tuple(int(text) for text in sys.argv[1:3])
-    figures = measured((given,) if len(given) == 2 else _SIZES)  # type: ignore[arg-type]
+    figures = measured((given,) if len(given) == 2 else _SIZES)
     print(*lines({name: value for name, value in figures.items() if not isinstance(value, list)}), sep="\n")  # noqa: T201
     if not given:
         store("secure_aggregation", figures, _PACKAGES)

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from machine import store
-from systems import noise_by
+from systems import noise_by, products_by
 from torch import Tensor, nn
 
 from lepton_fl.evaluation.settings import Exact
@@ -165,7 +165,8 @@ class PlainLoop:
         self.parameters = list(self.model.parameters())
         self.values = [one.detach().clone() for one in self.parameters]
         sgd = torch.optim.SGD(self.parameters, lr=RATE)
-        self._forward, self._optimizer = self.model, sgd
+        self._forward: nn.Module = self.model
+        self._optimizer: Any = sgd
         if self._mechanism is not None:
             from opacus import GradSampleModule
             from opacus.optimizers import DPOptimizer
@@ -324,7 +325,7 @@ def main() -> None:
         sys.stdout.flush()
     store(
         "simulation",
-        {"threads": 1, "noise": noise_by(), "workloads": figures, "growth": growth},
+        {"threads": 1, "noise": noise_by(), "products": products_by(), "workloads": figures, "growth": growth},
         ("torch", "opacus", "flwr"),
     )
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from epoch import epochs
@@ -44,7 +45,7 @@ def cpu_s(run: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def in_turns(systems: Mapping[str, Callable[[int], None]], turns: int) -> dict[str, dict[str, float]]:
+def in_turns(systems: Mapping[str, Callable[[int], None]], turns: int) -> dict[str, dict[str, Any]]:
     """Milliseconds of a step, and its ratio to the first system's in the same turn."""
     counts = {}
     for name, steps in systems.items():
@@ -57,7 +58,7 @@ def in_turns(systems: Mapping[str, Callable[[int], None]], turns: int) -> dict[s
     return compared({name: times[1:] for name, times in taken.items()})
 
 
-def compared(taken: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
+def compared(taken: Mapping[str, list[float]]) -> dict[str, dict[str, Any]]:
     """Medians, minima, and the spread of ratios to the first system's, turn by turn."""
     first = next(iter(taken.values()))
     figures = {}

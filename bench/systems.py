@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from models import LastState, Timed
@@ -15,6 +16,7 @@ from lepton_fl.privacy.kernels import library
 from lepton_fl.privacy.randomness import Randomness
 from lepton_fl.training.choose import engine_for
 from lepton_fl.training.clipped_sum import ClippedSum, OpacusClippedSum
+from lepton_fl.training.cohort import products
 from lepton_fl.training.examples import Examples
 from lepton_fl.training.local import LocalTask
 from lepton_fl.training.private import Mechanism, train_privately
@@ -71,7 +73,8 @@ def opacus(timed: Timed, batch: Examples, device: str, mode: str) -> Steps:
     model, batch = for_opacus(made(timed, device)), batch.to(torch.device(device))
     loss = nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM)
-    loader = torch.utils.data.DataLoader(list(zip(batch.features, batch.labels, strict=True)), len(batch))
+    records: Any = list(zip(batch.features, batch.labels, strict=True))
+    loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(records, len(batch))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -134,6 +137,11 @@ def system(name: str, timed: Timed, batch: Examples, device: str = "cpu") -> Ste
 
 def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:160]
+
+
+def products_by() -> str:
+    """What multiplies a cohort's small matrices: see `lepton_fl.training.cohort.products`."""
+    return "torch" if products.library() is None else "products.c"
 
 
 def noise_by() -> str:
