@@ -71,12 +71,12 @@ static void pass(const clipping *all, const dense *layers, size_t rows, const fl
 static void add_gradients(const clipping *all, const dense *layers, size_t from, size_t rows, int is_first, float *out)
 {
     for (const dense *one = layers; one < layers + all->layers; one++) {
-        float *weight = out + one->weight, *bias = out + one->bias;
+        float *weight = out + one->weight, *bias = one->bias == all->nowhere ? NULL : out + one->bias;
         const float *slopes = one->slopes + from * one->outputs;
         add_product(one->outputs, one->inputs, rows, (matrix){slopes, 1, one->outputs},
                     rows_of(one->seen + from * one->inputs, one->inputs), rows_of(weight, one->inputs),
                     rows_to(weight, one->inputs), is_first ? 0 : 1, 1);
-        for (size_t j = 0; one->bias != all->nowhere && j < one->outputs; j++) {
+        for (size_t j = 0; bias != NULL && j < one->outputs; j++) {
             float total = is_first ? 0 : bias[j];
             for (size_t i = 0; i < rows; i++)
                 total += slopes[i * one->outputs + j];
