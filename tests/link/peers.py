@@ -173,7 +173,8 @@ class Peer:
         try:
             return self._outbox.get(timeout=self._heartbeat_s)
         except queue.Empty:
-            return HEARTBEAT
+            # Who fell silent while the next heartbeat was waited for says nothing from that moment.
+            return HEARTBEAT if self._heartbeat_s is not None else self._outbox.get()
 
     def _read(self) -> None:
         try:
