@@ -41,14 +41,20 @@ class Pool:
     def train(self, start: nn.Module, members: Iterable[Member]) -> Iterator[Outcome]:
         """See `Trains.train`."""
         if self._workers > 1:
-            yield from self._beside(start, members)
+            # Each worker computes with its share of the cores, and so does the caller meanwhile: threads that it does
+            # not use spin on the workers' cores.
+            whole = torch.get_num_threads()
+            threads = max(1, whole // self._workers)
+            torch.set_num_threads(threads)
+            try:
+                yield from self._beside(start, members, threads)
+            finally:
+                torch.set_num_threads(whole)
             return
         for chunk in _chunks(members, self._chunk):
             yield from self._executors[0].train(start, chunk)
 
-    def _beside(self, start: nn.Module, members: Iterable[Member]) -> Iterator[Outcome]:
-        # Each worker computes with its share of the cores.
-        threads = max(1, torch.get_num_threads() // self._workers)
+    def _beside(self, start: nn.Module, members: Iterable[Member], threads: int) -> Iterator[Outcome]:
         free, busy = deque(self._executors), deque[tuple[Executor, Future[list[Outcome]]]]()
         with ThreadPoolExecutor(self._workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
             for chunk in _chunks(members, self._chunk):
