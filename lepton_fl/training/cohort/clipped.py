@@ -94,6 +94,10 @@ class ClippedSums:
         first = self._layers[0]
         features, labels, weights = batch.features, batch.labels, batch.weights
         for member, count in enumerate(batch.counts.tolist()):
+            if not count:  # where nobody drew anybody there is no memory to tell of
+                rows[member].zero_()
+                yield member
+                continue
             first.seen = features.data_ptr() + 4 * member * features.stride(0)
             if not compiled.lepton_clipped(
                 ctypes.byref(whole),
